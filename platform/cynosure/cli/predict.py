@@ -1,0 +1,226 @@
+"""`cynosure predict`: answers for pictures, folders of pictures or texts, written as files."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cynosure.cli.app import host_of
+from cynosure.errors import CynosureError, DataError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from cynosure.run.predictor import Answer, Predictor
+
+GRID = "grid.png"
+GRID_ROWS = 24
+"""A grid shows no more sources than this; it is for a look, not for thousands."""
+THUMBNAIL, LABEL = 288, 28
+"""Pixels of a picture and characters of a name in the grid."""
+
+
+class Codes(StrEnum):
+    prior = "prior"
+    oracle = "oracle"
+    random = "random"
+    none = "none"
+
+
+def add(app: typer.Typer) -> None:
+    app.command("predict")(predict)
+
+
+def predict(
+    context: typer.Context,
+    run: Annotated[Path, typer.Argument(help="a run's folder, or one of its model files")],
+    sources: Annotated[list[str], typer.Argument(help="pictures, folders or globs; texts where the task reads text")],
+    tasks: Annotated[list[str] | None, typer.Option("--task", "-t", help="may be repeated [default: all]")] = None,
+    output: Annotated[Path, typer.Option("--output", "-o", help="folder for the answers")] = Path("predictions"),
+    codes: Annotated[Codes, typer.Option("--codes", help="where guiding codes come from")] = Codes.prior,
+    samples: Annotated[int, typer.Option("--samples", min=1, help="different answers for every source")] = 1,
+    seed: Annotated[int, typer.Option("--seed", help="another seed gives other samples")] = 0,
+    temperature: Annotated[
+        float | None,
+        typer.Option("--temperature", min=0, help="0 is the likeliest code [default: recipe; several: 0.8]"),
+    ] = None,
+    top_k: Annotated[int | None, typer.Option("--top-k", min=1, help="draw from the k likeliest codes")] = None,
+    top_p: Annotated[
+        float | None, typer.Option("--top-p", min=0, max=1, help="draw from this much probability")
+    ] = None,
+    grid: Annotated[bool, typer.Option("--grid", help=f"also write {GRID}: inputs and answers side by side")] = False,
+    batch_size: Annotated[
+        int | None, typer.Option("--batch-size", min=1, help="answers at a time [default: recipe]")
+    ] = None,
+    device: Annotated[
+        str | None, typer.Option("--device", help="cpu, cuda, ... [default: cuda if there is one]")
+    ] = None,
+) -> None:
+    """Answer for each source with every task; exits with 1 when some sources are bad, with 2 when all are."""
+    from cynosure.process import tune
+
+    tune()
+    from cynosure.progress import ConsoleProgress
+    from cynosure.run.loading import load
+
+    predictor = load(run, host=host_of(context), device=device)
+    names = tasks or list(predictor.tasks)
+    found, bad = find_sources(predictor, names, sources)
+    files = file_names(found)
+    refuse_to_overwrite(found, [output / f"{stem}.{task}.png" for stem in files for task in names])
+    sheet = Sheet() if grid else None
+    progress = ConsoleProgress()
+    for task in names:
+        answers = predictor.predict_iter(
+            found,
+            task,
+            samples=samples,
+            seed=seed,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            codes=codes.value,
+            batch_size=batch_size,
+        )
+        with progress.bar(f"predicting {task}", len(found)) as bar:
+            for answer in answers:
+                if answer.error:
+                    bad[str(answer.source)] = str(answer.error)
+                else:
+                    for file in save(answer, output / f"{files[answer.index]}.{task}"):
+                        typer.echo(file)
+                    if sheet:
+                        sheet.add(predictor, answer)
+                bar.advance(1, Path(str(answer.source)).name)
+    if sheet and sheet.rows:
+        typer.echo(sheet.save(output / GRID))
+    finish(bad, bool(set(map(str, found)) - set(bad)))
+
+
+def find_sources(predictor: Predictor, tasks: Sequence[str], given: Sequence[str]) -> tuple[list[str], dict[str, str]]:
+    """Sources to answer, and what is wrong with the others; texts are taken as they are."""
+    from cynosure.data.pictures import find_pictures
+    from cynosure.run.predictor import PICTURES
+
+    if not any(predictor.task(name).inputs[0] in PICTURES for name in tasks):
+        return list(given), {}
+    found: dict[str, None] = {}
+    bad: dict[str, str] = {}
+    for pattern in given:
+        try:
+            found.update(dict.fromkeys(map(str, find_pictures([pattern]))))
+        except DataError as error:
+            bad[pattern] = str(error)
+    return list(found), bad
+
+
+def file_names(sources: Sequence[str]) -> list[str]:
+    """One name for each source, unlike all others even where case does not count: the stem, or more of the path."""
+    stems = [_plain(Path(source).stem) for source in sources]
+    parents = [str(Path(source).absolute().parent) for source in sources]
+    top = os.path.commonpath(parents) if parents else ""
+    folders = [_plain("-".join(Path(os.path.relpath(parent, top)).parts)) for parent in parents]
+    longer = [f"{folder}-{stem}".strip("-.") or stem for folder, stem in zip(folders, stems, strict=True)]
+    endings = [f"{name}{Path(source).suffix.replace('.', '_')}" for name, source in zip(longer, sources, strict=True)]
+    names = list(stems)
+    for better in (longer, endings):
+        names = [better[i] if clashes else names[i] for i, clashes in enumerate(_clashes(names))]
+    taken: set[str] = set()
+    for i, name in enumerate(names):
+        number = 1
+        while names[i].lower() in taken:
+            number += 1
+            names[i] = f"{name}_{number}"
+        taken.add(names[i].lower())
+    return names
+
+
+def _clashes(names: Sequence[str]) -> Iterator[bool]:
+    count = Counter(name.lower() for name in names)
+    return (count[name.lower()] > 1 for name in names)
+
+
+def _plain(text: str) -> str:
+    """A text as part of a file name."""
+    return re.sub(r"[^\w.()+-]+", "_", text).strip("_")[:80] or "_"
+
+
+def refuse_to_overwrite(sources: Sequence[str], targets: Sequence[Path]) -> None:
+    inputs = {os.path.realpath(source) for source in sources}
+    for target in targets:
+        if os.path.realpath(target) in inputs:
+            raise CynosureError(f"the answer would replace the input {target}: choose another folder with --output")
+
+
+def save(answer: Answer, path: Path) -> list[Path]:
+    """Write every sample of an answer as `path`.png, numbered when there are several."""
+    several = len(answer.predictions) > 1
+    written = []
+    for number, prediction in enumerate(answer.predictions, start=1):
+        target = path.with_name(f"{path.name}-{number}.png" if several else f"{path.name}.png")
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            written += prediction.save(target)
+        except OSError as error:
+            raise CynosureError(
+                f"could not write {target} ({error.strerror or error}): choose another --output"
+            ) from error
+    return written
+
+
+class Sheet:
+    """The grid: thumbnails only, so that big pictures do not pile up."""
+
+    def __init__(self) -> None:
+        self.rows: dict[int, dict[str, np.ndarray]] = {}
+        self.labels: dict[int, str] = {}
+
+    def add(self, predictor: Predictor, answer: Answer) -> None:
+        from cynosure.run.grids import picture_of
+        from cynosure.run.predictor import row_picture
+
+        if answer.index not in self.rows and len(self.rows) == GRID_ROWS:
+            return
+        task = answer.predictions[0].task
+        self.labels[answer.index] = Path(str(answer.source)).name[:LABEL]
+        row = self.rows.setdefault(answer.index, {})
+        picture = row_picture(task, answer.row)
+        if picture is not None and "input" not in row:
+            row["input"] = _thumbnail(picture)
+        for number, prediction in enumerate(answer.predictions, start=1):
+            header = f"{task.name} {number}" if len(answer.predictions) > 1 else task.name
+            row[header] = _thumbnail(picture_of(predictor, prediction))
+
+    def save(self, path: Path) -> Path:
+        from cynosure.run.grids import grid
+
+        headers = list(dict.fromkeys(header for row in self.rows.values() for header in row))
+        rows = [[row.get(header) for header in headers] for row in self.rows.values()]
+        grid(rows, headers, list(self.labels.values()), THUMBNAIL).save(path)
+        return path
+
+
+def _thumbnail(picture: np.ndarray) -> np.ndarray:
+    import numpy
+
+    from cynosure.run.grids import fit
+
+    return numpy.asarray(fit(picture, THUMBNAIL))
+
+
+def finish(bad: dict[str, str], something_done: bool) -> None:
+    """Name what could not be done; exits with 1 after partial success, raises when there was none."""
+    if not bad:
+        return
+    lines = "\n".join(f"  {message}" for message in bad.values())
+    if not something_done:
+        raise CynosureError(f"nothing could be predicted:\n{lines}")
+    typer.secho(f"{len(bad)} of the sources could not be used:\n{lines}", fg=typer.colors.RED, err=True)
+    raise typer.Exit(1)

@@ -1,0 +1,1 @@
+"""Configuration: YAML with line numbers, and the recipe of a run."""

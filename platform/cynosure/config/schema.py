@@ -1,0 +1,179 @@
+"""The fields of a recipe. Descriptions are the help that `cynosure recipes schema` gives to editors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
+
+Stage = Literal["codes", "prior", "refit"]
+
+
+def _number(value: Any) -> Any:
+    if isinstance(value, bool):
+        raise ValueError(f"must be a number, not {str(value).lower()}")
+    return value
+
+
+def _size(value: Any) -> Any:
+    return (value, value) if isinstance(value, int) else value
+
+
+def _part(value: Any) -> Any:
+    value = {"name": value} if isinstance(value, str) else value
+    if not isinstance(value, Mapping):
+        raise ValueError("must be a name, or a mapping with 'name' and the component's options")
+    if not isinstance(value.get("name"), str):
+        raise ValueError("needs 'name', the name of a registered component")
+    return dict(value)
+
+
+Size = Annotated[int, BeforeValidator(_number), Field(ge=1)]
+Count = Annotated[int, BeforeValidator(_number), Field(ge=0)]
+Amount = Annotated[float, BeforeValidator(_number), Field(ge=0, allow_inf_nan=False)]
+Positive = Annotated[float, BeforeValidator(_number), Field(gt=0, allow_inf_nan=False)]
+Share = Annotated[float, BeforeValidator(_number), Field(ge=0, le=1)]
+Beta = Annotated[float, BeforeValidator(_number), Field(ge=0, lt=1)]
+ImageSize = Annotated[
+    tuple[Size, Size],
+    BeforeValidator(_size),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "integer", "minimum": 1},
+                {"type": "array", "items": {"type": "integer", "minimum": 1}, "minItems": 2, "maxItems": 2},
+            ]
+        }
+    ),
+]
+Part = Annotated[dict[str, Any], BeforeValidator(_part)]
+"""A component by `name`, its own options beside it."""
+
+
+class Section(BaseModel):
+    """Part of a recipe: unknown keys are errors, values do not change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+
+
+class TaskUse(BaseModel):
+    """A task in this run; keys that are not listed here are the task's own options."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+    name: str = Field(description="the registered task; by default the key")
+    data: str = Field(description="which of the recipe's datasets it learns from")
+    weight: Positive = Field(1.0, description="how often the task is drawn, relative to the others")
+    batch_size: Size = Field(8, description="examples per micro-batch")
+    loss_weight: Positive = Field(1.0, description="factor on the task's loss")
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The task's own options with its name, as `Components.build` takes them."""
+        return {"name": self.name, **(self.model_extra or {})}
+
+
+class Mixing(Section):
+    by: Literal["weight", "temperature", "proportional"] = Field(
+        "weight", description="weight: as given; proportional: by number of examples; temperature: examples^(1/T)"
+    )
+    temperature: Positive = Field(1.0, description="T for `by: temperature`")
+    mixture: str | None = Field(
+        None, description="a mixture of registry.yaml; it says which tasks run, and weighs them"
+    )
+
+
+class Model(Section):
+    tokenizer: Part | None = Field(None, description="the guiding-code oracle; null for a model without codes")
+    base: Part = Field(description="the base model f(x, z)")
+    prior: Part | None = Field(None, description="the code language model p(z | x)")
+    code_dropout: Share = Field(0.0, description="chance that an example's codes are thinned in stage codes")
+
+
+class StageSettings(Section):
+    """How one stage trains. `steps: 0` skips it."""
+
+    steps: Count = Field(1000, description="optimizer steps; 0 skips the stage")
+    lr: Positive = Field(1e-3, description="peak learning rate")
+    warmup: Count = Field(0, description="steps of linear warm-up")
+    final_lr: Share = Field(0.0, description="learning rate at the end of the cosine, as a share of the peak")
+    weight_decay: Amount = 0.01
+    betas: tuple[Beta, Beta] = Field((0.9, 0.98), description="momentum terms of the optimizer")
+    clip: Amount = Field(1.0, description="largest norm of the gradient; 0 does not clip")
+    accumulate: Size = Field(1, description="micro-batches per optimizer step")
+    ema: Beta = Field(0.0, description="decay of the averaged weights; 0 keeps none")
+    optimizer: str = Field("adamw", description="name of the optimizer")
+
+
+class PriorStage(StageSettings):
+    views: Count = Field(0, description="augmented views per example whose codes are cached; 0 encodes on the fly")
+    warm_start: bool = Field(True, description="start the prior's encoder from the base model's weights where they fit")
+
+
+class RefitStage(StageSettings):
+    tasks: list[str] | None = Field(None, description="tasks to refit; null for all")
+    sampled: Share = Field(0.7, description="share of examples that use codes sampled from the prior")
+    examples: Size = Field(2048, description="examples whose codes are sampled")
+    temperature: Amount = Field(0.7, description="sampling temperature")
+
+
+class Train(Section):
+    stages: list[Stage] = Field(
+        ["codes"], description="which stages run, in order; by default codes, and prior if there is one"
+    )
+    codes: StageSettings = StageSettings()
+    prior: PriorStage = PriorStage()
+    refit: RefitStage = RefitStage()
+    precision: Literal["no", "bf16", "fp16"] = Field("no", description="mixed precision")
+    compile: bool = Field(False, description="compile the model with torch.compile")
+    workers: Count = Field(0, description="processes that prepare data")
+    log_every: Size = Field(10, description="steps between two log lines")
+    save_every: Size = Field(500, description="steps between two checkpoints")
+    eval_every: Count = Field(0, description="steps between two evaluations; 0 evaluates at the end of a stage only")
+    keep: Size = Field(2, description="checkpoints to keep")
+    trackers: list[str] = Field([], description="experiment trackers of accelerate, e.g. tensorboard")
+
+
+class Sampling(Section):
+    temperature: Amount = Field(0.0, description="0 takes the most likely code")
+    top_k: Size | None = Field(None, description="draw from the k most likely codes")
+    top_p: Annotated[Positive, Field(le=1)] | None = Field(None, description="draw from the smallest set of this mass")
+    guidance: Amount = Field(1.0, description="classifier-free guidance scale; 1 is off")
+    steps: Size | None = Field(None, description="rounds of an iterative prior")
+
+
+class Eval(Section):
+    split: str = "validation"
+    limit: Size | None = Field(512, description="examples to evaluate; null for all")
+    batch_size: Size = 32
+    sampling: Sampling = Sampling()
+
+
+class RecipeFields(Section):
+    """All fields of a recipe; `Recipe` adds what a recipe does."""
+
+    version: Literal[1] = Field(1, alias="schema", description="version of the recipe format")
+    seed: Count = 0
+    image_size: ImageSize = Field((64, 64), description="pixels the model works at, one number or [height, width]")
+    data: dict[str, Part] = Field(min_length=1, description="datasets by a name of your choice")
+    tasks: dict[str, TaskUse] = Field(min_length=1, description="the tasks to learn")
+    mixing: Mixing = Mixing()
+    model: Model
+    train: Train = Train()
+    eval: Eval = Eval()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill(cls, raw: Any) -> Any:
+        """A task's name defaults to its key, the stages to those that the model has parts for."""
+        if not isinstance(raw, Mapping):
+            return raw
+        filled = dict(raw)
+        tasks, model, train = raw.get("tasks"), raw.get("model"), raw.get("train", {})
+        if isinstance(tasks, Mapping):
+            filled["tasks"] = {
+                key: {"name": key, **use} if isinstance(use, Mapping) else use for key, use in tasks.items()
+            }
+        if isinstance(model, Mapping) and model.get("prior") and isinstance(train, Mapping):
+            filled["train"] = {"stages": ["codes", "prior"], **train}
+        return filled

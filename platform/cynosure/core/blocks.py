@@ -1,0 +1,189 @@
+"""Transformer blocks that every plugin may build on, on scaled_dot_product_attention.
+
+Pre-norm blocks with the ViT's conventions (LayerNorm eps 1e-6, tanh GELU), as UViM uses them.
+Shapes: B batch, N tokens, M context tokens, d width, h heads.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+NORM_EPS = 1e-6
+
+
+@dataclass
+class KVCache:
+    """Keys and values [B, h, N, d/h] of one self-attention layer, filled up to `length`; for sampling only."""
+
+    keys: torch.Tensor
+    values: torch.Tensor
+    length: int = 0
+
+    @classmethod
+    def empty(cls, batch: int, heads: int, tokens: int, head_dim: int, like: torch.Tensor) -> KVCache:
+        shape = (batch, heads, tokens, head_dim)
+        return cls(like.new_empty(shape), like.new_empty(shape))
+
+    def append(self, keys: torch.Tensor, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Add keys and values [B, h, n, d/h] in place; returns views of all that is cached."""
+        end = self.length + keys.shape[2]
+        self.keys[:, :, self.length : end] = keys
+        self.values[:, :, self.length : end] = values
+        self.length = end
+        return self.keys[:, :, :end], self.values[:, :, :end]
+
+
+class SelfAttention(nn.Module):
+    """Multi-head self-attention with one fused projection."""
+
+    def __init__(self, dim: int, heads: int, bias: bool = True) -> None:
+        super().__init__()
+        if dim % heads:
+            raise ValueError(f"width {dim} is not a multiple of {heads} heads")
+        self.heads = heads
+        self.qkv = nn.Linear(dim, 3 * dim, bias=bias)
+        self.out = nn.Linear(dim, dim, bias=bias)
+        for piece in self.qkv.weight.data.chunk(3):
+            nn.init.xavier_uniform_(piece)
+        nn.init.xavier_uniform_(self.out.weight)
+        if bias:
+            nn.init.zeros_(self.qkv.bias)
+            nn.init.zeros_(self.out.bias)
+
+    def forward(self, x: torch.Tensor, causal: bool = False, cache: KVCache | None = None) -> torch.Tensor:
+        """x [B, N, d] -> [B, N, d]; with a cache, x holds the next tokens only."""
+        B, N, d = x.shape
+        q, k, v = self.qkv(x).view(B, N, 3, self.heads, d // self.heads).permute(2, 0, 3, 1, 4)
+        if cache is not None:
+            causal = causal and cache.length == 0 and N > 1
+            k, v = cache.append(k, v)
+        y = F.scaled_dot_product_attention(q, k, v, is_causal=causal)
+        return self.out(y.transpose(1, 2).reshape(B, N, d))
+
+
+class CrossAttention(nn.Module):
+    """Attention from tokens to a context, whose keys and values are projected once and may be reused."""
+
+    def __init__(self, dim: int, heads: int, context_dim: int, bias: bool = True) -> None:
+        super().__init__()
+        self.heads = heads
+        self.q = nn.Linear(dim, dim, bias=bias)
+        self.kv = nn.Linear(context_dim, 2 * dim, bias=bias)
+        self.out = nn.Linear(dim, dim, bias=bias)
+        for weight in (self.q.weight, *self.kv.weight.data.chunk(2), self.out.weight):
+            nn.init.xavier_uniform_(weight)
+        if bias:
+            for layer in (self.q, self.kv, self.out):
+                nn.init.zeros_(layer.bias)
+
+    def project(self, context: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Context [B, M, c] -> keys and values, each [B, h, M, d/h]."""
+        B, M, _ = context.shape
+        k, v = self.kv(context).view(B, M, 2, self.heads, -1).permute(2, 0, 3, 1, 4)
+        return k, v
+
+    def forward(self, x: torch.Tensor, keys_values: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+        """x [B, N, d] and projected context -> [B, N, d]."""
+        B, N, d = x.shape
+        q = self.q(x).view(B, N, self.heads, d // self.heads).transpose(1, 2)
+        y = F.scaled_dot_product_attention(q, *keys_values)
+        return self.out(y.transpose(1, 2).reshape(B, N, d))
+
+
+class MLP(nn.Sequential):
+    """Linear, tanh GELU, linear."""
+
+    def __init__(self, dim: int, hidden: int) -> None:
+        super().__init__(nn.Linear(dim, hidden), nn.GELU(approximate="tanh"), nn.Linear(hidden, dim))
+        for layer in (self[0], self[2]):
+            nn.init.xavier_uniform_(layer.weight)
+            nn.init.normal_(layer.bias, std=1e-6)
+
+
+class Block(nn.Module):
+    """x + SelfAttention(LN x), then x + MLP(LN x)."""
+
+    def __init__(self, dim: int, heads: int, mlp_dim: int) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(dim, eps=NORM_EPS)
+        self.attention = SelfAttention(dim, heads)
+        self.norm2 = nn.LayerNorm(dim, eps=NORM_EPS)
+        self.mlp = MLP(dim, mlp_dim)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = x + self.attention(self.norm1(x))
+        return x + self.mlp(self.norm2(x))
+
+
+class DecoderBlock(nn.Module):
+    """Causal self-attention, cross-attention, MLP; attention without biases, as UViM's language model has it."""
+
+    def __init__(self, dim: int, heads: int, mlp_dim: int, context_dim: int) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(dim, eps=NORM_EPS)
+        self.attention = SelfAttention(dim, heads, bias=False)
+        self.norm2 = nn.LayerNorm(dim, eps=NORM_EPS)
+        self.cross = CrossAttention(dim, heads, context_dim, bias=False)
+        self.norm3 = nn.LayerNorm(dim, eps=NORM_EPS)
+        self.mlp = MLP(dim, mlp_dim)
+
+    def forward(
+        self, x: torch.Tensor, keys_values: tuple[torch.Tensor, torch.Tensor], cache: KVCache | None = None
+    ) -> torch.Tensor:
+        x = x + self.attention(self.norm1(x), causal=True, cache=cache)
+        x = x + self.cross(self.norm2(x), keys_values)
+        return x + self.mlp(self.norm3(x))
+
+
+class Transformer(nn.Module):
+    """A stack of blocks and a final norm, [B, N, d] -> [B, N, d]."""
+
+    def __init__(self, dim: int, depth: int, heads: int, mlp_dim: int) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(Block(dim, heads, mlp_dim) for _ in range(depth))
+        self.norm = nn.LayerNorm(dim, eps=NORM_EPS)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for block in self.blocks:
+            x = block(x)
+        return self.norm(x)
+
+
+def patch_embedding(channels: int, dim: int, patch: int) -> nn.Conv2d:
+    """A convolution that reads each patch x patch square once, LeCun-normal weights and zero bias."""
+    layer = nn.Conv2d(channels, dim, patch, patch)
+    nn.init.normal_(layer.weight, std=(channels * patch * patch) ** -0.5)
+    assert layer.bias is not None
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
+def to_tokens(x: torch.Tensor) -> torch.Tensor:
+    """[B, d, h, w] -> [B, h*w, d], row-major."""
+    return x.flatten(2).transpose(1, 2)
+
+
+def to_grid(x: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
+    """[B, h*w, d] -> [B, d, h, w]."""
+    return x.transpose(1, 2).unflatten(2, grid)
+
+
+def unpatch(x: torch.Tensor, grid: tuple[int, int], patch: int) -> torch.Tensor:
+    """Patch pixels [B, h*w, C*patch*patch] -> [B, C, h*patch, w*patch]."""
+    return F.pixel_shuffle(to_grid(x, grid), patch)
+
+
+def positions(tokens: int, dim: int) -> nn.Parameter:
+    """Learned positions [1, N, d], N(0, 1/sqrt(d))."""
+    return nn.Parameter(torch.randn(1, tokens, dim) * dim**-0.5)
+
+
+def token_grid(image_size: tuple[int, int], patch: int, part: str) -> tuple[int, int]:
+    """Rows and columns of patches; a size that is not a multiple is an error that names the part."""
+    if image_size[0] % patch or image_size[1] % patch:
+        raise ValueError(f"{part}: image size {image_size} is not a multiple of {patch}; change image_size or patch")
+    return image_size[0] // patch, image_size[1] // patch

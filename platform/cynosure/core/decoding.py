@@ -1,0 +1,46 @@
+"""Drawing codes from logits. Shapes: B batch, L code length, K vocabulary."""
+
+from __future__ import annotations
+
+import torch
+
+from cynosure.core.records import SampleSettings
+
+_MASK = (1 << 63) - 1
+
+
+def _mix(x: torch.Tensor) -> torch.Tensor:
+    """The splitmix64 finaliser on int64 (wrapping): neighbouring inputs give unrelated outputs, on every device."""
+    x = (x ^ ((x >> 30) & (_MASK >> 29))) * -4658895280553007687
+    x = (x ^ ((x >> 27) & (_MASK >> 26))) * -7723592293110705685
+    return x ^ ((x >> 31) & (_MASK >> 30))
+
+
+def row_uniforms(seeds: torch.Tensor, count: int) -> torch.Tensor:
+    """Uniforms in [0, 1), float32 [B, count], a pure function of each row's seed (int64 [B])."""
+    counter = torch.arange(1, count + 1, device=seeds.device)
+    bits = _mix(_mix(seeds)[:, None] + counter * -7046029254386353131)
+    return ((bits >> 39) & 0xFFFFFF).to(torch.float32) / (1 << 24)
+
+
+def filter_logits(logits: torch.Tensor, top_k: int | None = None, top_p: float | None = None) -> torch.Tensor:
+    """Logits [..., K] with -inf outside the k best and outside the smallest set that holds probability p."""
+    if top_k is not None and top_k < logits.shape[-1]:
+        worst = logits.topk(top_k, dim=-1).values[..., -1:]
+        logits = logits.masked_fill(logits < worst, -torch.inf)
+    if top_p is not None and top_p < 1:
+        ordered, order = logits.sort(dim=-1, descending=True)
+        before = ordered.softmax(-1).cumsum(-1) - ordered.softmax(-1)
+        outside = torch.zeros_like(before, dtype=torch.bool).scatter(-1, order, before >= top_p)
+        logits = logits.masked_fill(outside, -torch.inf)
+    return logits
+
+
+def draw(logits: torch.Tensor, settings: SampleSettings, uniforms: torch.Tensor) -> torch.Tensor:
+    """One code for each row: logits [B, K] and uniforms [B] -> int64 [B]; temperature 0 takes the most likely."""
+    if settings.temperature == 0:
+        return logits.argmax(-1)
+    scaled = filter_logits(logits.float() / settings.temperature, settings.top_k, settings.top_p)
+    cumulative = scaled.softmax(-1).double().cumsum(-1)
+    picked = torch.searchsorted(cumulative, (uniforms.double() * cumulative[:, -1])[:, None], right=True)
+    return picked.squeeze(-1).clamp_max(logits.shape[-1] - 1)

@@ -1,0 +1,156 @@
+"""GuidedModel: y = f(x, z) with z from the oracle in training and from the prior when predicting."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal, final
+
+import torch
+from torch import nn
+
+from cynosure.core.contracts import Base, Prior, Task, Tokenizer
+from cynosure.core.dropout import keep_mask
+from cynosure.core.records import Batch, Codes, Encoded, Prediction, SampleSettings, Shapes, StepOutput
+from cynosure.errors import CynosureError
+
+Stage = Literal["codes", "prior", "refit"]
+CodeSource = Literal["prior", "oracle", "random", "none"]
+CODE_SOURCES: tuple[CodeSource, ...] = ("oracle", "prior", "random", "none")
+
+
+@final
+class GuidedModel(nn.Module):
+    """Owns the parts. `forward(batch, stage)` is the only entry of training, so DDP, FSDP and compile wrap one thing."""
+
+    def __init__(
+        self,
+        tasks: Mapping[str, Task],
+        shapes: Shapes,
+        base: Base,
+        tokenizer: Tokenizer | None = None,
+        prior: Prior | None = None,
+        code_dropout: float = 1.0,
+        loss_weights: Mapping[str, float] | None = None,
+    ) -> None:
+        super().__init__()
+        self.tasks = dict(tasks)
+        self.shapes = shapes
+        self.base = base
+        self.tokenizer = tokenizer
+        self.prior = prior
+        self.code_dropout = code_dropout
+        self.loss_weights = dict(loss_weights or {})
+
+    def set_stage(self, stage: Stage | None) -> None:
+        """Make exactly the parts that learn in a stage trainable and in training mode; None: none (inference)."""
+        learning = {
+            "codes": (self.base, self.tokenizer),
+            "prior": (self.prior,),
+            "refit": (self.base,),
+            None: (),
+        }[stage]
+        self.eval().requires_grad_(False)
+        for part in learning:
+            if part is not None:
+                part.train().requires_grad_(True)
+
+    def forward(self, batch: Batch, stage: Stage) -> StepOutput:
+        """Loss of one batch of one task in a stage; `logs` holds every term by name."""
+        if stage == "prior":
+            return self._prior_step(batch)
+        encoded = self._encode(batch) if stage == "codes" else None
+        vectors = encoded.vectors if encoded else self._vectors(self._stored(batch))
+        terms = dict(self.tasks[batch.task].loss(self.base(batch.inputs, self._thin(vectors), batch.task), batch))
+        weight = self.loss_weights.get(batch.task, 1.0)
+        loss = weight * torch.stack(list(terms.values())).sum()
+        stats: Mapping[str, torch.Tensor] = {}
+        if encoded is not None:
+            loss = loss + sum(encoded.losses.values())
+            terms |= encoded.losses
+            stats = encoded.stats
+        return StepOutput(loss, {k: v.detach() for k, v in {**terms, **stats}.items()})
+
+    def _prior_step(self, batch: Batch) -> StepOutput:
+        if self.prior is None:
+            raise CynosureError("stage prior needs model.prior in the recipe.")
+        losses = self.prior.loss(batch.inputs, self._stored(batch), batch.task)
+        return StepOutput(torch.stack(list(losses.values())).sum(), {k: v.detach() for k, v in losses.items()})
+
+    def _encode(self, batch: Batch) -> Encoded | None:
+        if self.tokenizer is None:
+            return None
+        targets = self.tasks[batch.task].encode_targets(batch)
+        return self.tokenizer(targets, batch.inputs, batch.task)
+
+    def _stored(self, batch: Batch) -> Codes:
+        """The codes that came with the batch, else the oracle's."""
+        if batch.codes is not None and self.tokenizer is not None:
+            return Codes(batch.codes, self.tokenizer.spec)
+        return self.encode(batch)
+
+    def _vectors(self, codes: Codes | None) -> torch.Tensor | None:
+        return None if codes is None or self.tokenizer is None else self.tokenizer.vectors(codes)
+
+    def _thin(self, vectors: torch.Tensor | None) -> torch.Tensor | None:
+        """Code dropout: a dropped code is the zero vector."""
+        if vectors is None or not self.training_base or self.code_dropout == 0:
+            return vectors
+        keep = keep_mask(len(vectors), vectors.shape[1], self.code_dropout, device=vectors.device)
+        return vectors * keep[..., None]
+
+    @property
+    def training_base(self) -> bool:
+        return self.base.training
+
+    @torch.no_grad()
+    def encode(self, batch: Batch) -> Codes:
+        """The oracle's codes of a batch that carries targets."""
+        encoded = self._encode(batch)
+        if encoded is None:
+            raise CynosureError("this model has no tokenizer, hence no codes.")
+        return encoded.codes
+
+    @torch.no_grad()
+    def codes(self, batch: Batch, source: CodeSource, settings: SampleSettings, seeds: torch.Tensor) -> Codes | None:
+        """Codes for a batch: sampled by the prior, written by the oracle, uniformly random, or none at all."""
+        if source == "none" or self.tokenizer is None:
+            return None
+        if source == "oracle":
+            if not batch.targets:
+                raise CynosureError("codes: oracle needs the answer; predict with codes: prior instead.")
+            return self.encode(batch)
+        if source == "random":
+            return self._random_codes(seeds)
+        if self.prior is None:
+            raise CynosureError("this model has no prior: train stage prior, or predict with --codes none.")
+        return self.prior.sample(batch.inputs, batch.task, settings, seeds)
+
+    def _random_codes(self, seeds: torch.Tensor) -> Codes:
+        assert self.tokenizer is not None
+        from cynosure.core.decoding import row_uniforms
+
+        spec = self.tokenizer.spec
+        sizes = torch.tensor([s.vocab_size for s in spec.segments for _ in range(s.length)], device=seeds.device)
+        uniforms = row_uniforms(seeds, spec.length * spec.depth).view(-1, spec.length, spec.depth)
+        return Codes((uniforms * sizes[None, :, None]).long(), spec)
+
+    @torch.no_grad()
+    def outputs(self, batch: Batch, codes: Codes | None) -> torch.Tensor:
+        """Raw outputs [B, C, H, W] of the base; without codes it sees all of them dropped."""
+        vectors = self._vectors(codes)
+        if vectors is None and self.tokenizer is not None:
+            like = next(self.base.parameters())
+            vectors = like.new_zeros(len(batch), self.tokenizer.spec.length, self.tokenizer.code_dim)
+        return self.base(batch.inputs, vectors, batch.task)
+
+    @torch.no_grad()
+    def predict(
+        self, batch: Batch, settings: SampleSettings, seeds: torch.Tensor, source: CodeSource = "prior"
+    ) -> list[Prediction]:
+        """Answers of a batch at the model's resolution; seeds int64 [B] choose among the answers of each row."""
+        codes = self.codes(batch, source, settings, seeds)
+        predictions = self.tasks[batch.task].decode(self.outputs(batch, codes), batch)
+        if codes is None:
+            return predictions
+        ids = codes.ids.cpu().numpy()
+        return [Prediction(p.task, p.values, ids[i], p.meta) for i, p in enumerate(predictions)]

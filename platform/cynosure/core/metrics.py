@@ -1,0 +1,59 @@
+"""Metrics that are sums over pictures, with the face of a `torchmetrics.Metric`: update, compute, reset, to.
+
+Any torchmetrics metric whose `update` takes lists of predictions and truths may be registered in place of one of
+these. The built-in ones do without, because importing torchmetrics takes longer than importing torch.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Self
+
+import numpy as np
+import torch
+import torch.distributed as dist
+
+from cynosure.core.records import Prediction
+
+
+class SumMetric(ABC):
+    """Built with the names and sizes of its sums. `update` adds pictures, `compute` reads the sums of all processes."""
+
+    def __init__(self, **sizes: int) -> None:
+        self._sizes = sizes
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget every picture."""
+        self._sums = {name: np.zeros(size) for name, size in self._sizes.items()}
+
+    def to(self, device: torch.device | str) -> Self:
+        """Itself: the sums stay in main memory, whatever the device of the model."""
+        return self
+
+    def update(self, predictions: Sequence[Prediction], truths: Sequence[Prediction]) -> None:
+        """Add predictions and their truths, pair by pair; ValueError where their numbers differ."""
+        for prediction, truth in zip(predictions, truths, strict=True):
+            for name, value in self.measure(prediction.values, truth.values).items():
+                self._sums[name] += value
+
+    def compute(self) -> dict[str, torch.Tensor]:
+        """Results by name, scalar tensors. In distributed runs every process must call it, and all get the same."""
+        sums = self._sums
+        if dist.is_available() and dist.is_initialized():
+            everyone: list[dict[str, np.ndarray]] = [{} for _ in range(dist.get_world_size())]
+            dist.all_gather_object(everyone, sums)
+            sums = {name: np.sum([one[name] for one in everyone], axis=0) for name in sums}
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return {name: torch.tensor(float(value)) for name, value in self.results(sums).items()}
+
+    @abstractmethod
+    def measure(
+        self, prediction: Mapping[str, np.ndarray], truth: Mapping[str, np.ndarray]
+    ) -> Mapping[str, np.ndarray | float]:
+        """What one picture adds to the sums; names that are left out get nothing."""
+
+    @abstractmethod
+    def results(self, sums: Mapping[str, np.ndarray]) -> Mapping[str, float]:
+        """Results of all pictures; NaN, without a warning, where a division has nothing to divide by."""

@@ -1,0 +1,189 @@
+"""Records that travel between the parts. Frozen; tensors inside are never changed in place.
+
+Shapes: B batch, L code length, D depth, K vocabulary, C channels, H W pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+if TYPE_CHECKING:
+    from cynosure.core.contracts import Task
+
+@dataclass(frozen=True)
+class Example:
+    """One sample. Values are numpy arrays (images float32 [C, H, W]); `key` names the row and seeds its randomness."""
+
+    inputs: Mapping[str, Any]
+    targets: Mapping[str, Any]
+    key: int = 0
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Examples of one task, stacked.
+
+    `inputs` and `targets` map names to tensors [B, ...] (text stays a list of B strings), `keys` is int64 [B],
+    `valid` is bool [B] and False where a row only pads the batch. `codes` holds cached oracle ids int64 [B, L, D].
+    """
+
+    task: str
+    inputs: Mapping[str, Any]
+    targets: Mapping[str, Any]
+    keys: torch.Tensor
+    valid: torch.Tensor
+    codes: torch.Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def to(self, device: torch.device | str) -> Batch:
+        """The same batch with every tensor on `device`."""
+
+        def move(values: Mapping[str, Any]) -> dict[str, Any]:
+            return {k: v.to(device, non_blocking=True) if torch.is_tensor(v) else v for k, v in values.items()}
+
+        codes = None if self.codes is None else self.codes.to(device)
+        return Batch(
+            self.task, move(self.inputs), move(self.targets), self.keys.to(device), self.valid.to(device), codes
+        )
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A run of positions that share one vocabulary: `length` L positions of `depth` D codes out of `vocab_size` K."""
+
+    name: str
+    length: int
+    depth: int
+    vocab_size: int
+
+
+@dataclass(frozen=True)
+class CodeSpec:
+    """What a code looks like: one segment for most systems, several for Make-A-Scene (scene, then image).
+
+    `grid` is the (rows, columns) that the positions of the last segment stand for, when they stand for one.
+    """
+
+    segments: tuple[Segment, ...]
+    grid: tuple[int, int] | None = None
+
+    @property
+    def length(self) -> int:
+        return sum(s.length for s in self.segments)
+
+    @property
+    def depth(self) -> int:
+        return max(s.depth for s in self.segments)
+
+    @property
+    def vocab_size(self) -> int:
+        return max(s.vocab_size for s in self.segments)
+
+
+@dataclass(frozen=True)
+class Codes:
+    """Discrete guiding codes: `ids` int64 [B, L, D], each in [0, K) of its segment in `spec`."""
+
+    ids: torch.Tensor
+    spec: CodeSpec
+
+    def __post_init__(self) -> None:
+        wanted = (self.spec.length, self.spec.depth)
+        if self.ids.ndim != 3 or tuple(self.ids.shape[1:]) != wanted:
+            raise ValueError(f"codes must have shape [B, {wanted[0]}, {wanted[1]}], not {list(self.ids.shape)}")
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """`vectors` [B, N, d] straight-through, `ids` int64 [B, N, D], named scalar `losses`, `usage` int64 [K] of the batch."""
+
+    vectors: torch.Tensor
+    ids: torch.Tensor
+    losses: Mapping[str, torch.Tensor]
+    usage: torch.Tensor
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """What a tokenizer made of a batch: codes, their vectors [B, L, d] (with gradient), losses, statistics to log."""
+
+    codes: Codes
+    vectors: torch.Tensor
+    losses: Mapping[str, torch.Tensor]
+    stats: Mapping[str, torch.Tensor]
+
+
+@dataclass(frozen=True)
+class StepOutput:
+    """`loss` is a scalar to minimise; `logs` are detached scalars to report."""
+
+    loss: torch.Tensor
+    logs: Mapping[str, torch.Tensor]
+
+
+@dataclass(frozen=True)
+class SampleSettings:
+    """How a prior writes codes.
+
+    temperature: 0 takes the most likely code; top_k, top_p: keep the k best, or the smallest set with probability p;
+    guidance: classifier-free guidance scale (1 is off); steps: rounds of an iterative prior; `known` int64 [B, L, D]
+    fixes codes where it is >= 0 and leaves -1 to the prior (editing).
+    """
+
+    temperature: float = 1.0
+    top_k: int | None = None
+    top_p: float | None = None
+    guidance: float = 1.0
+    steps: int | None = None
+    known: torch.Tensor | None = None
+
+    def __post_init__(self) -> None:
+        if self.temperature < 0:
+            raise ValueError(f"temperature must be 0 or more, not {self.temperature}")
+        if self.top_k is not None and self.top_k < 1:
+            raise ValueError(f"top_k must be 1 or more, not {self.top_k}")
+        if self.top_p is not None and not 0 < self.top_p <= 1:
+            raise ValueError(f"top_p must be in (0, 1], not {self.top_p}")
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One answer: arrays by name (the task says which), the codes [L, D] that led to it, and the task that reads them."""
+
+    task: Task
+    values: Mapping[str, np.ndarray]
+    codes: np.ndarray | None = None
+    meta: Mapping[str, Any] = field(default_factory=dict)
+
+    def image(self) -> np.ndarray:
+        """The answer as a picture, uint8 [H, W, 3]."""
+        return self.task.draw(self)
+
+    def save(self, path: str | Path) -> list[Path]:
+        """Write the answer in the task's own format; returns every file written."""
+        return self.task.save(self, Path(path))
+
+    def with_values(self, values: Mapping[str, np.ndarray]) -> Prediction:
+        return replace(self, values=values)
+
+
+@dataclass(frozen=True)
+class Shapes:
+    """What parts must know of each other before they are built.
+
+    image_size: (H, W) pixels the model works at; channels: task name -> C of its raw output and oracle input;
+    spec and code_dim: the tokenizer's code and the width d of one code vector (None and 0 where there are no codes).
+    """
+
+    image_size: tuple[int, int]
+    channels: Mapping[str, int]
+    spec: CodeSpec | None = None
+    code_dim: int = 0

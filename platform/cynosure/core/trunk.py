@@ -1,0 +1,60 @@
+"""A small image trunk for laptops: convolutions down to a token grid, transformer blocks on top.
+
+Base `hybrid` and encoder `hybrid` share it, so that a prior can start from what the base has learnt.
+Shapes: B batch, N tokens, d width, H W pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from pydantic import Field
+from torch import nn
+from torch.nn import functional as F
+
+from cynosure.core.blocks import Transformer, positions, to_grid, to_tokens, token_grid
+from cynosure.core.contracts import PartConfig
+
+STRIDE = 8
+
+
+class TrunkConfig(PartConfig):
+    """Options of the trunk."""
+
+    dim: int = Field(128, ge=1, description="width of the transformer")
+    depth: int = Field(3, ge=0, description="transformer blocks on the 1/8 grid")
+    heads: int = Field(4, ge=1)
+    mlp_dim: int = Field(512, ge=1)
+    stem: tuple[int, int] = Field((32, 64), description="channels at 1/2 and 1/4 of the image")
+
+
+class HybridTrunk(nn.Module):
+    """Image [B, 3, H, W] -> features at 1/2 [B, s0, H/2, W/2] and 1/4 [B, s1, H/4, W/4], tokens [B, N, d] at 1/8."""
+
+    def __init__(self, config: TrunkConfig, image_size: tuple[int, int], tasks: Iterable[str]) -> None:
+        super().__init__()
+        self.grid = token_grid(image_size, STRIDE, "hybrid trunk")
+        half, quarter = config.stem
+        self.stem_half = nn.Conv2d(12, half, 3, padding=1)
+        self.stem_quarter = nn.Conv2d(half, quarter, 3, stride=2, padding=1)
+        self.stem_tokens = nn.Conv2d(quarter, config.dim, 3, stride=2, padding=1)
+        self.norm_half = nn.GroupNorm(4, half)
+        self.norm_quarter = nn.GroupNorm(4, quarter)
+        self.positions = positions(self.grid[0] * self.grid[1], config.dim)
+        self.tasks = nn.ParameterDict({t: nn.Parameter(torch.zeros(config.dim)) for t in tasks})
+        self.transformer = Transformer(config.dim, config.depth, config.heads, config.mlp_dim)
+
+    def forward(
+        self, inputs: Mapping[str, Any], task: str, code: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """`code` [B, N, d] joins the tokens by addition."""
+        half = F.gelu(self.norm_half(self.stem_half(F.pixel_unshuffle(inputs["image"], 2))))
+        quarter = F.gelu(self.norm_quarter(self.stem_quarter(half)))
+        x = to_tokens(self.stem_tokens(quarter)) + self.positions + self.tasks[task]
+        return half, quarter, self.transformer(x if code is None else x + code)
+
+    def as_grid(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Tokens [B, N, d] -> [B, d, H/8, W/8]."""
+        return to_grid(tokens, self.grid)

@@ -1,0 +1,1 @@
+"""Pictures, rows, mixing, paired augmentation and the scenes generator."""

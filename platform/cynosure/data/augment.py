@@ -1,0 +1,148 @@
+"""Geometry that an image and its label map go through together, as UViM defines it, in numpy.
+
+Images are uint8 [H, W, 3], label maps [H, W] or [H, W, C] of any dtype; sizes are (H, W) in pixels.
+Source: UViM (Kolesnikov et al. 2022), whose input pipeline flips, takes an inception crop, resizes to a square
+(bilinear without anti-aliasing for images, nearest for labels) and scales images by x / 127.5 - 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import numpy as np
+from PIL import Image
+
+from cynosure.errors import DataError
+
+Augment = Literal["none", "flip", "inception"]
+"""'flip' mirrors half of the training examples; 'inception' also crops 5 to 100 % of the area, aspect 3/4 to 4/3."""
+Resize = Literal["antialias", "uvim"]
+"""'antialias' averages over what a pixel covers, so that big photographs keep their look; 'uvim' is what UViM's
+pipeline does: bilinear between four neighbours, cut to whole grey levels."""
+
+_LEVELS = np.arange(256, dtype=np.float32) / 127.5 - 1
+_LUMA = np.array([0.2989, 0.5870, 0.1140], dtype=np.float32)
+
+
+def row_name(row: Mapping[str, Any]) -> str:
+    """How errors call a row: by its 'key' where it has one."""
+    return f"row {row['key']}" if "key" in row else "a row"
+
+
+def row_image(row: Mapping[str, Any], name: str = "image") -> np.ndarray:
+    """The uint8 [H, W, 3] picture in column `name`; DataError says which row holds something else."""
+    image = np.asarray(row[name])
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
+        found = f"{image.dtype} {list(image.shape)}"
+        raise DataError(f"{row_name(row)}: {name} must be uint8 [H, W, 3], not {found}; convert it to RGB")
+    return image
+
+
+def view(
+    image: np.ndarray,
+    labels: np.ndarray | None,
+    size: tuple[int, int],
+    rng: np.random.Generator,
+    augment: Augment = "none",
+    resize: Resize = "antialias",
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """An image and its labels at `size`, flipped and cropped alike. Views into the arguments where nothing changes.
+
+    DataError when the labels are not of the image's height and width.
+    """
+    if labels is not None and labels.shape[:2] != image.shape[:2]:
+        raise DataError(
+            f"labels of {list(labels.shape[:2])} pixels do not fit an image of {list(image.shape[:2])}; "
+            "store both at the same height and width"
+        )
+    box = inception_box(image.shape[:2], rng) if augment == "inception" else None
+    flip = augment != "none" and rng.random() < 0.5
+    image = resize_image(_cut(image, box, flip), size, resize)
+    return image, None if labels is None else resize_nearest(_cut(labels, box, flip), size)
+
+
+def _cut(array: np.ndarray, box: tuple[slice, slice] | None, flip: bool) -> np.ndarray:
+    array = array[:, ::-1] if flip else array
+    return array if box is None else array[box]
+
+
+def inception_box(
+    size: tuple[int, int],
+    rng: np.random.Generator,
+    area: tuple[float, float] = (0.05, 1.0),
+    aspect: tuple[float, float] = (0.75, 1.33),
+) -> tuple[slice, slice]:
+    """A random crop (rows, columns): `area` is its share of the picture, `aspect` its width over its height.
+
+    The whole picture where ten draws find no crop that fits.
+    """
+    height, width = size
+    for _ in range(10):
+        pixels, ratio = height * width * rng.uniform(*area), rng.uniform(*aspect)
+        rows, columns = round((pixels / ratio) ** 0.5), round((pixels * ratio) ** 0.5)
+        if 0 < rows <= height and 0 < columns <= width:
+            top, left = int(rng.integers(height - rows + 1)), int(rng.integers(width - columns + 1))
+            return slice(top, top + rows), slice(left, left + columns)
+    return slice(0, height), slice(0, width)
+
+
+def relative_box(begin: np.ndarray, extent: np.ndarray, size: tuple[int, int]) -> tuple[slice, slice]:
+    """A crop given as shares of the picture, (y, x) each, in pixels cut to whole numbers as UViM does."""
+    top, left = (np.asarray(begin) * size).astype(int)
+    rows, columns = (np.asarray(extent) * size).astype(int)
+    return slice(top, top + rows), slice(left, left + columns)
+
+
+def resize_image(image: np.ndarray, size: tuple[int, int], method: Resize = "antialias") -> np.ndarray:
+    """A uint8 image [H, W, 3] at `size`."""
+    if image.shape[:2] == size:
+        return image
+    if method == "uvim":
+        return resize_linear(image, size).astype(np.uint8)
+    picture = Image.fromarray(np.ascontiguousarray(image))
+    return np.asarray(picture.resize((size[1], size[0]), Image.Resampling.BILINEAR, reducing_gap=4.0))
+
+
+def resize_linear(values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Values [H, W] or [H, W, C] at `size`, float32, between the four nearest pixel centres (no anti-aliasing)."""
+    values = values.astype(np.float32)
+    for axis, n in enumerate(size):
+        at = ((np.arange(n, dtype=np.float32) + 0.5) * np.float32(values.shape[axis] / n)) - np.float32(0.5)
+        low = np.floor(at)
+        last = values.shape[axis] - 1
+        lower = values.take(np.clip(low, 0, last).astype(int), axis)
+        upper = values.take(np.clip(low + 1, 0, last).astype(int), axis)
+        share = (at - low).reshape([-1 if a == axis else 1 for a in range(values.ndim)])
+        values = lower + (upper - lower) * share
+    return values
+
+
+def resize_nearest(labels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Labels [H, W, ...] at `size`, each from index floor((i + 0.5) * old / new)."""
+    if labels.shape[:2] == size:
+        return labels
+    rows, columns = (
+        ((np.arange(n) + 0.5) * old / n).astype(int) for n, old in zip(size, labels.shape[:2], strict=True)
+    )
+    return labels[rows[:, None], columns]
+
+
+def to_model(image: np.ndarray) -> np.ndarray:
+    """uint8 [H, W, 3] -> float32 [3, H, W] in [-1, 1], which is what models take."""
+    return _LEVELS.take(image.transpose(2, 0, 1))
+
+
+def to_pixels(image: np.ndarray) -> np.ndarray:
+    """float [3, H, W] in [-1, 1] -> uint8 [H, W, 3], the inverse of `to_model`; values outside are clipped."""
+    return np.clip(np.rint((image.transpose(1, 2, 0) + 1) * 127.5), 0, 255).astype(np.uint8)
+
+
+def luma(image: np.ndarray) -> np.ndarray:
+    """Grey level float32 [H, W] of an RGB image [H, W, 3], in the image's own units."""
+    return image.astype(np.float32) @ _LUMA
+
+
+def grey(image: np.ndarray) -> np.ndarray:
+    """uint8 [H, W, 3] -> its grey version uint8 [H, W], requantised as UViM does: floor(luma / 255 * 255.5)."""
+    return (luma(image) * np.float32(255.5 / 255)).astype(np.uint8)

@@ -1,0 +1,120 @@
+"""Pictures out of arrays: PNG files and colours for classes, instances and depth."""
+
+from __future__ import annotations
+
+import colorsys
+import json
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+VOID = (24, 24, 28)
+"""The colour of pixels that have no answer."""
+
+_PICTURES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif"}
+
+# A rainbow of even steps, near-black blue to deep red; interpolated into a table of 256 colours.
+_SPECTRUM = np.array(
+    [
+        (48, 18, 90), (62, 90, 220), (40, 170, 235), (40, 220, 160),
+        (160, 250, 60), (250, 190, 50), (240, 95, 25), (150, 15, 10),
+    ]
+)  # fmt: skip
+
+
+def png_path(path: Path) -> Path:
+    """`path` with the ending .png, in place of another picture's ending or after a name that has none."""
+    return path.with_suffix(".png") if path.suffix.lower() in _PICTURES else path.with_name(path.name + ".png")
+
+
+def write_png(path: Path, image: np.ndarray) -> Path:
+    """Write uint8 [H, W, 3], uint8 [H, W] or uint16 [H, W] to `png_path(path)`; missing folders are made."""
+    path = png_path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.ascontiguousarray(image)).save(path)
+    return path
+
+
+def ids_to_rgb(ids: np.ndarray) -> np.ndarray:
+    """Segment ids [H, W] below 256**3 -> uint8 [H, W, 3] with id = R + 256 G + 256**2 B, as COCO panoptic has them."""
+    return np.stack([ids & 255, (ids >> 8) & 255, (ids >> 16) & 255], axis=-1).astype(np.uint8)
+
+
+def write_coco_panoptic(
+    path: Path,
+    ids: np.ndarray,
+    labels: Sequence[int],
+    classes: Sequence[tuple[str, bool]],
+    category_ids: Sequence[int] = (),
+) -> list[Path]:
+    """COCO panoptic format: path.png with the segment ids [H, W] from 1 (0 is void), path.json with what they are.
+
+    `labels` holds the class id of every segment, `classes` the (name, is thing) of class ids 1, 2, ...; `category_ids`
+    are the dataset's own ids of those classes, the class ids where empty. Boxes are x, y, width, height in pixels.
+    """
+    infos = []
+    for segment, label in enumerate(labels, start=1):
+        mask = ids == segment
+        rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+        box = (columns[0], rows[0], columns[-1] - columns[0] + 1, rows[-1] - rows[0] + 1)
+        name, thing = classes[label - 1]
+        infos.append(
+            {
+                "id": segment,
+                "category_id": int(category_ids[label - 1] if category_ids else label),
+                "category": name,
+                "isthing": int(thing),
+                "iscrowd": 0,
+                "area": int(mask.sum()),
+                "bbox": [int(v) for v in box],
+            }
+        )
+    png = write_png(path, ids_to_rgb(ids))
+    description = png.with_suffix(".json")
+    description.write_text(
+        json.dumps({"file_name": png.name, "segments_info": infos}, indent=1) + "\n", encoding="utf-8"
+    )
+    return [png, description]
+
+
+def rgb_to_ids(image: np.ndarray) -> np.ndarray:
+    """The inverse of `ids_to_rgb`, int32 [H, W]."""
+    return image.astype(np.int32) @ np.array([1, 256, 65536], dtype=np.int32)
+
+
+@lru_cache(maxsize=16)
+def palette(n: int, vivid: bool) -> np.ndarray:
+    """`n` colours uint8 [n, 3] that differ: strong ones for things, soft ones for stuff."""
+    rows = []
+    for i in range(n):
+        hue = (0.02 if vivid else 0.94) + 0.61803398875 * i  # golden ratio: the next hue is always far from the last
+        saturation, value = (0.85 - 0.2 * (i % 2), 1 - 0.22 * (i // 2 % 2)) if vivid else (0.3, 0.9 - 0.13 * (i % 3))
+        rows.append(colorsys.hsv_to_rgb(hue % 1, saturation, value))
+    return np.rint(np.array(rows).reshape(n, 3) * 255).astype(np.uint8)
+
+
+def outline(image: np.ndarray, ids: np.ndarray) -> np.ndarray:
+    """`image` uint8 [H, W, 3] with the first pixel of every new segment, left to right and down, half as bright."""
+    edge = np.zeros(ids.shape, dtype=bool)
+    edge[:, 1:] |= ids[:, 1:] != ids[:, :-1]
+    edge[1:] |= ids[1:] != ids[:-1]
+    return np.where(edge[..., None], image // 2, image)
+
+
+@lru_cache(maxsize=1)
+def _spectrum() -> np.ndarray:
+    steps = np.linspace(0, 1, len(_SPECTRUM))
+    at = np.linspace(0, 1, 256)
+    return np.stack([np.interp(at, steps, channel) for channel in _SPECTRUM.T], axis=-1).astype(np.uint8)
+
+
+def depth_to_rgb(depth: np.ndarray, near: float, far: float) -> np.ndarray:
+    """Depth [H, W] in metres -> uint8 [H, W, 3]: warm is near, blue is far (log scale), nearly black is missing."""
+    missing = ~(depth > 0)
+    closeness = np.log(far / np.where(missing, far, depth)) / np.log(far / near)
+    colors = _spectrum()[np.clip(closeness * 255, 0, 255).astype(int)]
+    colors[missing] = VOID
+    return colors

@@ -1,0 +1,172 @@
+"""From rows to batches. The order of the data is a pure function of (seed, micro-step, rank)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+
+from cynosure.core.contracts import Task
+from cynosure.core.records import Batch, Example
+from cynosure.data.mixing import Mixture
+from cynosure.errors import DataError
+
+
+def collate(task: str, examples: Sequence[Example], size: int | None = None) -> Batch:
+    """Examples of one task -> a batch; padded to `size` with copies of the last one, marked not valid."""
+    if not examples:
+        raise DataError(f"task {task}: no example to make a batch of.")
+    count = len(examples)
+    examples = [*examples, *[examples[-1]] * ((size or count) - count)]
+    return Batch(
+        task=task,
+        inputs=_stack([e.inputs for e in examples]),
+        targets=_stack([e.targets for e in examples]),
+        keys=torch.tensor([e.key for e in examples], dtype=torch.long),
+        valid=torch.arange(len(examples)) < count,
+    )
+
+
+def _stack(values: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    stacked: dict[str, Any] = {}
+    for name, first in values[0].items():
+        column = [v[name] for v in values]
+        stacked[name] = column if isinstance(first, str) else torch.from_numpy(np.stack(column))
+    return stacked
+
+
+@lru_cache(maxsize=16)
+def _permutation(seed: int, epoch: int, count: int) -> np.ndarray:
+    return np.random.default_rng((seed, epoch)).permutation(count)
+
+
+@dataclass
+class TaskData:
+    """Training rows of one task. `views` > 0 limits augmentation to that many versions of a row, so that the codes of
+    every version can be kept in `codes` int [rows, views, L, D]; `picks` chooses among the rows (None: all)."""
+
+    task: Task
+    rows: Any
+    batch_size: int
+    seed: int
+    views: int = 0
+    codes: np.ndarray | None = None
+    sampled: np.ndarray | None = None
+    sampled_share: float = 0.0
+    picks: np.ndarray | None = None
+
+    def __post_init__(self) -> None:
+        self.streams = not hasattr(self.rows, "__getitem__")
+        self._iterator: Iterator[Mapping[str, Any]] | None = None
+        self._consumed = 0
+
+    def __len__(self) -> int:
+        return len(self.rows) if self.picks is None else len(self.picks)
+
+    def example(self, index: int, view: int) -> Example:
+        """Row `index` in its augmented version `view`."""
+        rng = np.random.default_rng((self.seed, index, view))
+        return replace(self.task.prepare(self.rows[index], rng, True), key=index)
+
+    def batch(self, number: int, rank: int, world: int) -> Batch:
+        """The `number`-th batch of this task on a rank: shuffled epochs, one after another, shared among the ranks."""
+        if self.streams:
+            return self._streamed(number, rank, world)
+        slots = (number * world + rank) * self.batch_size + np.arange(self.batch_size)
+        places = [self._place(int(slot)) for slot in slots]
+        batch = collate(self.task.name, [self.example(i, v) for i, v in places])
+        return replace(batch, codes=self._codes_of(places, slots))
+
+    def _place(self, slot: int) -> tuple[int, int]:
+        epoch, position = divmod(slot, len(self))
+        index = int(_permutation(self.seed, epoch, len(self))[position])
+        view = epoch % self.views if self.views else epoch
+        return (index if self.picks is None else int(self.picks[index])), view
+
+    def _codes_of(self, places: Sequence[tuple[int, int]], slots: np.ndarray) -> torch.Tensor | None:
+        if self.codes is None:
+            return None
+        ids = np.stack([self.codes[place] for place in places]).astype(np.int64)
+        if self.sampled is not None:
+            chosen = np.stack([self.sampled[place] for place in places]).astype(np.int64)
+            draws = np.array([np.random.default_rng((self.seed, 7, int(slot))).random() for slot in slots])
+            ids = np.where((draws < self.sampled_share)[:, None, None], chosen, ids)
+        return torch.from_numpy(ids)
+
+    def _streamed(self, number: int, rank: int, world: int) -> Batch:
+        """Rows in the order of the stream, every world-th batch; a resumed run skips what it has seen."""
+        start = (number * world + rank) * self.batch_size
+        examples = []
+        for slot in range(start, start + self.batch_size):
+            row = self._next_row(slot)
+            rng = np.random.default_rng((self.seed, slot))
+            examples.append(replace(self.task.prepare(row, rng, True), key=slot))
+        return collate(self.task.name, examples)
+
+    def _next_row(self, slot: int) -> Mapping[str, Any]:
+        if self._iterator is None or slot < self._consumed:
+            self._iterator, self._consumed = cycle(self.rows), 0
+        row: Mapping[str, Any] = {}
+        while self._consumed <= slot:
+            row = next(self._iterator)
+            self._consumed += 1
+        return row
+
+
+def cycle(rows: Iterable[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
+    """Rows again and again; an empty source is an error instead of an endless loop."""
+    while True:
+        seen = False
+        for row in rows:
+            seen = True
+            yield row
+        if not seen:
+            raise DataError("the data stream holds no row: check its source and split.")
+
+
+class MicroBatches(torch.utils.data.Dataset[Batch]):
+    """Micro-batch number -> Batch, for a DataLoader without batching of its own."""
+
+    def __init__(self, data: Mapping[str, TaskData], mixture: Mixture, start: int, stop: int, rank: int, world: int):
+        self.data, self.mixture = dict(data), mixture
+        self.start, self.stop, self.rank, self.world = start, stop, rank, world
+
+    def __len__(self) -> int:
+        return max(0, self.stop - self.start)
+
+    def __getitem__(self, offset: int) -> Batch:
+        if offset >= len(self):
+            raise IndexError(offset)
+        task, number = self.mixture[self.start + offset]
+        return self.data[task].batch(number, self.rank, self.world)
+
+
+def micro_batches(
+    data: Mapping[str, TaskData], mixture: Mixture, start: int, stop: int, rank: int, world: int, workers: int
+) -> Iterable[Batch]:
+    """Micro-batches [start, stop) of this rank, prepared by `workers` processes (0: in this one)."""
+    batches = MicroBatches(data, mixture, start, stop, rank, world)
+    return torch.utils.data.DataLoader(batches, batch_size=None, num_workers=workers)
+
+
+def evaluation_batches(
+    task: Task, rows: Any, batch_size: int, limit: int | None = None, rank: int = 0, world: int = 1
+) -> Iterator[Batch]:
+    """Every row once, in order, unaugmented; the last batch is padded and says so in `valid`."""
+    examples: list[Example] = []
+    for index, row in enumerate(rows):
+        if limit is not None and index >= limit:
+            break
+        if index % world != rank:
+            continue
+        rng = np.random.default_rng((0, index))
+        examples.append(replace(task.prepare(row, rng, False), key=index))
+        if len(examples) == batch_size:
+            yield collate(task.name, examples)
+            examples = []
+    if examples:
+        yield collate(task.name, examples, batch_size)

@@ -1,0 +1,47 @@
+"""Which task a micro-batch belongs to: a pure function of its number."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+
+class Mixture:
+    """Tasks interleaved as evenly as their weights allow (smooth weighted round robin, no randomness).
+
+    After any number of micro-batches every task is within one batch of its share, so a small optimizer step sees all
+    tasks, and a run resumes from its step number alone.
+    """
+
+    def __init__(self, weights: Mapping[str, float]) -> None:
+        if not weights or min(weights.values()) < 0 or sum(weights.values()) <= 0:
+            raise ValueError(f"mixture weights must be 0 or more and not all 0, not {dict(weights)}")
+        total = sum(weights.values())
+        self.shares = {task: weight / total for task, weight in weights.items() if weight > 0}
+        self._credit = dict.fromkeys(self.shares, 0.0)
+        self._counts = dict.fromkeys(self.shares, 0)
+        self._drawn: list[tuple[str, int]] = []
+
+    def __getitem__(self, number: int) -> tuple[str, int]:
+        """The task of micro-batch `number`, and how many batches of that task came before it."""
+        while len(self._drawn) <= number:
+            for task, share in self.shares.items():
+                self._credit[task] += share
+            task = max(self._credit, key=lambda t: round(self._credit[t], 9))
+            self._credit[task] -= 1.0
+            self._drawn.append((task, self._counts[task]))
+            self._counts[task] += 1
+        return self._drawn[number]
+
+
+def mixture_weights(
+    weights: Mapping[str, float],
+    sizes: Mapping[str, int],
+    by: Literal["weight", "temperature", "proportional"],
+    temperature: float,
+) -> dict[str, float]:
+    """Mixing weights: as given, by dataset size, or by size ** (1 / temperature); given weights always multiply."""
+    if by == "weight":
+        return dict(weights)
+    power = 1.0 if by == "proportional" else 1.0 / temperature
+    return {task: weight * sizes[task] ** power for task, weight in weights.items()}

@@ -1,0 +1,214 @@
+"""Any picture a user may have -> uint8 RGB: files, bytes, PIL images, arrays and tensors."""
+
+from __future__ import annotations
+
+import glob
+import io
+import struct
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from cynosure.errors import DataError
+
+if TYPE_CHECKING:
+    import torch
+
+SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".jp2"})
+MAX_PIXELS = 178_956_970
+"""Pictures beyond this are refused: a small file can claim a size that fills the memory."""
+SAMPLES = ("astronaut.png", "chelsea.png", "coffee.png", "rocket.jpg")
+
+_UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, KeyError, IndexError, TypeError, struct.error)
+
+
+@dataclass(frozen=True)
+class Picture:
+    """`image` uint8 [H, W, 3] upright RGB, `alpha` uint8 [H, W] or None, `bits` per channel of the source, `name`."""
+
+    image: np.ndarray
+    alpha: np.ndarray | None
+    bits: Literal[8, 16]
+    name: str
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(H, W) in pixels."""
+        return self.image.shape[0], self.image.shape[1]
+
+
+def load_picture(
+    source: str | Path | bytes | Image.Image | np.ndarray | torch.Tensor, name: str | None = None
+) -> Picture:
+    """One picture from a file, encoded bytes, a PIL image, an array or a tensor; `name` is used in messages.
+
+    Files and PIL images: any mode, 8 or 16 bits (scaled to 8 by 1/257), turned upright as EXIF says. Arrays: [H, W] or
+    [H, W, 1 | 3 | 4], uint8, uint16, bool or float in 0..1. Tensors: the same values as [H, W] or [1 | 3 | 4, H, W].
+    Colours under transparent pixels are kept as they are stored.
+
+    Raises DataError, naming the picture, when it is missing, empty, truncated, no picture at all or too large.
+    """
+    if isinstance(source, (str, Path)):
+        return _from_file(Path(source).expanduser(), name or str(source))
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        return _from_bytes(bytes(source), name or f"the {len(source)} bytes")
+    if isinstance(source, Image.Image):
+        return _from_pil(source, name or str(getattr(source, "filename", "") or "the PIL image"))
+    if isinstance(source, np.ndarray):
+        return _from_array(source, name or "the array")
+    if hasattr(source, "detach") and hasattr(source, "cpu"):
+        return _from_tensor(source, name or "the tensor")
+    raise DataError(
+        f"a picture is a path, bytes, a PIL image, a numpy array or a torch tensor, not {type(source).__name__}"
+    )
+
+
+def find_pictures(patterns: Sequence[str | Path]) -> list[Path]:
+    """Picture files named by files, folders (searched recursively, sorted) and globs, each once, in the order given.
+
+    A file that is named is taken whatever its suffix; folders and globs give files with a picture suffix that are not
+    hidden. Raises DataError for a pattern that finds nothing.
+    """
+    found: dict[Path, None] = {}
+    for pattern in patterns:
+        path = Path(pattern).expanduser()
+        if path.is_dir():
+            matches = sorted(p for p in path.rglob("*") if _is_picture(p))
+            if not matches:
+                raise DataError(f"the folder '{pattern}' holds no picture (looked for {_suffix_list()})")
+        elif path.exists():
+            matches = [path]
+        else:
+            matches = sorted(p for p in map(Path, glob.glob(str(path), recursive=True)) if _is_picture(p))
+            if not matches:
+                raise DataError(f"'{pattern}' is no file or folder, and no picture matches it; check the path")
+        found.update(dict.fromkeys(matches))
+    if not found:
+        raise DataError("no picture was named; give files, folders or globs such as 'photos/*.jpg'")
+    return list(found)
+
+
+def sample_photographs() -> list[tuple[str, np.ndarray]]:
+    """(name, uint8 [H, W, 3]) of the photographs that scikit-image installs; nothing is downloaded.
+
+    Raises DataError when the installed scikit-image brings none.
+    """
+    import skimage
+
+    folder = Path(skimage.__file__).parent / "data"
+    files = [folder / file for file in SAMPLES if (folder / file).is_file()]
+    if not files:
+        raise DataError("the installed scikit-image carries no photographs; run `pip install 'scikit-image>=0.22'`")
+    return [(file.stem, load_picture(file).image) for file in files]
+
+
+def _is_picture(path: Path) -> bool:
+    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
+
+
+def _suffix_list() -> str:
+    return " ".join(sorted(SUFFIXES))
+
+
+def _from_file(path: Path, name: str) -> Picture:
+    if path.is_dir():
+        raise DataError(f"'{name}' is a folder, not a picture")
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise DataError(f"'{name}' does not exist; check the path") from None
+    except OSError as error:
+        raise DataError(f"'{name}' cannot be read: {error.strerror or error}") from error
+    return _from_bytes(data, name)
+
+
+def _from_bytes(data: bytes, name: str) -> Picture:
+    if not data:
+        raise DataError(f"'{name}' is empty (0 bytes); fetch or export it again")
+    try:
+        with warnings.catch_warnings():
+            # Our own limit follows; Pillow's advice on large or odd files would only repeat it.
+            warnings.simplefilter("ignore")
+            with Image.open(io.BytesIO(data)) as image:
+                return _from_pil(image, name)
+    except Image.UnidentifiedImageError:
+        raise DataError(f"'{name}' is not a picture in a known format") from None
+    except Image.DecompressionBombError:
+        raise _too_large(name) from None
+    except _UNREADABLE as error:
+        raise DataError(f"'{name}' is truncated or damaged ({error}); fetch or export it again") from error
+
+
+def _from_pil(image: Image.Image, name: str) -> Picture:
+    if image.width * image.height > MAX_PIXELS:
+        raise _too_large(name)
+    if image.width * image.height == 0:
+        raise DataError(f"'{name}' has no pixels ({image.width}x{image.height})")
+    deep = any("16" in str(part) for tile in getattr(image, "tile", ()) for part in tile[3:])
+    try:
+        image = ImageOps.exif_transpose(image)
+    except _UNREADABLE:
+        image.load()  # Broken EXIF is no reason to refuse the pixels; broken pixels raise here.
+    if image.mode in {"I", "F"} or image.mode.startswith("I;16"):
+        return _from_deep(np.asarray(image), name)
+    alpha = None
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        alpha = np.asarray(image.getchannel("A"))
+    return Picture(np.array(image.convert("RGB")), alpha, 16 if deep else 8, name)
+
+
+def _from_deep(grey: np.ndarray, name: str) -> Picture:
+    """Grey [H, W] of more than 8 bits: integers in 0..65535, or floats in 0..1."""
+    if grey.dtype.kind == "f":
+        return _from_array(grey, name)
+    if grey.min() < 0 or grey.max() > 65535:
+        raise DataError(f"'{name}' holds values outside 0..65535; save it with 8 or 16 bits per channel")
+    return _from_array(grey.astype(np.uint16), name)
+
+
+def _from_tensor(tensor: Any, name: str) -> Picture:
+    array = tensor.detach().cpu()
+    array = array.float().numpy() if array.is_floating_point() else array.numpy()
+    if array.ndim == 3:
+        if array.shape[0] not in (1, 3, 4):
+            raise DataError(f"{name} has shape {list(array.shape)}; a picture is [H, W] or [1 | 3 | 4, H, W]")
+        array = array.transpose(1, 2, 0)
+    return _from_array(array, name)
+
+
+def _from_array(array: np.ndarray, name: str) -> Picture:
+    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (1, 3, 4)):
+        raise DataError(f"{name} has shape {list(array.shape)}; a picture is [H, W] or [H, W, 1 | 3 | 4]")
+    if array.size == 0:
+        raise DataError(f"{name} has no pixels (shape {list(array.shape)})")
+    pixels, bits = _to_uint8(array if array.ndim == 3 else array[..., None], name)
+    alpha = np.ascontiguousarray(pixels[..., 3]) if pixels.shape[2] == 4 else None
+    colours = np.repeat(pixels, 3, axis=2) if pixels.shape[2] == 1 else pixels[..., :3]
+    return Picture(np.array(colours, order="C"), alpha, bits, name)
+
+
+def _to_uint8(array: np.ndarray, name: str) -> tuple[np.ndarray, Literal[8, 16]]:
+    if array.dtype == np.uint8:
+        return array, 8
+    if array.dtype == np.bool_:
+        return array.astype(np.uint8) * 255, 8
+    if array.dtype == np.uint16:
+        return ((array.astype(np.uint32) + 128) // 257).astype(np.uint8), 16
+    if array.dtype.kind != "f":
+        raise DataError(f"{name} holds {array.dtype}; a picture is uint8, uint16 or float in 0..1")
+    low, high = float(array.min()), float(array.max())
+    if not np.isfinite([low, high]).all():
+        raise DataError(f"{name} holds NaN or infinite values; a picture of floats lies in 0..1")
+    if low < -1e-3 or high > 1 + 1e-3:
+        raise DataError(f"{name} holds values in {low:g}..{high:g}; a picture of floats lies in 0..1")
+    return (np.clip(array, 0, 1) * 255 + 0.5).astype(np.uint8), 8
+
+
+def _too_large(name: str) -> DataError:
+    return DataError(f"'{name}' has more than {MAX_PIXELS // 1_000_000} million pixels; make it smaller first")

@@ -1,0 +1,95 @@
+"""Progress bars with rate and time left; plain lines where there is no terminal."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+LINE_EVERY_SECONDS = 15.0
+
+
+class Bar:
+    """One piece of long work. `advance` after each unit; `note` shows a few words such as the loss."""
+
+    def advance(self, count: int = 1, note: str = "") -> None: ...
+
+
+class Progress:
+    """Shows nothing: for library use and for every rank but the first."""
+
+    @contextmanager
+    def bar(self, title: str, total: int, done: int = 0) -> Iterator[Bar]:
+        yield Bar()
+
+    def say(self, text: str) -> None: ...
+
+
+class _RichBar(Bar):
+    def __init__(self, progress: object, task: object) -> None:
+        self._progress, self._task = progress, task
+
+    def advance(self, count: int = 1, note: str = "") -> None:
+        self._progress.update(self._task, advance=count, note=note)  # type: ignore[attr-defined]
+
+
+class _LineBar(Bar):
+    """A line now and then, for logs and pipes."""
+
+    def __init__(self, title: str, total: int, done: int) -> None:
+        self.title, self.total, self.done, self.first = title, total, done, done
+        self.start = self.last = time.monotonic()
+
+    def advance(self, count: int = 1, note: str = "") -> None:
+        self.done += count
+        now = time.monotonic()
+        if now - self.last < LINE_EVERY_SECONDS and self.done < self.total:
+            return
+        self.last = now
+        rate = (self.done - self.first) / max(now - self.start, 1e-9)
+        left = (self.total - self.done) / max(rate, 1e-9)
+        text = f"{self.title}: {self.done}/{self.total} · {rate:.1f}/s · {_clock(left)} left"
+        print(f"{text} · {note}" if note else text, file=sys.stderr, flush=True)
+
+
+class ConsoleProgress(Progress):
+    """Rich bars on a terminal, lines elsewhere; on standard error, so that results can be piped."""
+
+    @contextmanager
+    def bar(self, title: str, total: int, done: int = 0) -> Iterator[Bar]:
+        if not sys.stderr.isatty():
+            yield _LineBar(title, total, done)
+            return
+        from rich import progress as rich_progress
+        from rich.console import Console
+
+        columns = (
+            rich_progress.TextColumn("{task.description:<24}"),
+            rich_progress.BarColumn(),
+            rich_progress.MofNCompleteColumn(),
+            _rate_column(),
+            rich_progress.TimeRemainingColumn(),
+            rich_progress.TextColumn("{task.fields[note]}"),
+        )
+        with rich_progress.Progress(*columns, console=Console(stderr=True), speed_estimate_period=20) as bars:
+            yield _RichBar(bars, bars.add_task(title, total=total, completed=done, note=""))
+
+    def say(self, text: str) -> None:
+        print(text, file=sys.stderr, flush=True)
+
+
+def _rate_column() -> object:
+    from rich.progress import ProgressColumn, Task
+    from rich.text import Text
+
+    class Rate(ProgressColumn):
+        def render(self, task: Task) -> Text:
+            return Text(f"{task.speed:.1f}/s" if task.speed else "", style="cyan")
+
+    return Rate()
+
+
+def _clock(seconds: float) -> str:
+    minutes, seconds = divmod(int(seconds), 60)
+    return f"{minutes}:{seconds:02d}"

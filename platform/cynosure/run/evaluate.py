@@ -1,0 +1,261 @@
+"""Evaluation: every task's metrics with codes from the oracle, the prior, at random and without, and a trivial baseline.
+
+The comparison is the point: the oracle is the ceiling, random and no codes show that codes matter, and an answer that
+does not beat the baseline is none. Shapes: B batch, L code length, D depth, K vocabulary.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from cynosure.core.contracts import Task
+from cynosure.core.guided import CODE_SOURCES, CodeSource, GuidedModel
+from cynosure.core.records import Batch, Codes, CodeSpec, Prediction, SampleSettings
+from cynosure.core.usage import perplexity, used
+from cynosure.data.loading import evaluation_batches
+from cynosure.errors import CynosureError, DataError, unknown
+from cynosure.progress import Progress
+from cynosure.run.report import Report, TaskReport
+from cynosure.run.seeds import row_seeds
+
+if TYPE_CHECKING:
+    from cynosure.build import Session
+    from cynosure.run.predictor import Predictor
+    from cynosure.train.loop import Run
+
+BATCH_SIZE = 32
+BASELINE_ROWS = 512
+"""Training rows that the trivial baseline learns from."""
+SAMPLES = 8
+"""Predictions that the hook cynosure_evaluated is shown."""
+
+
+def evaluate(
+    model: GuidedModel | Predictor,
+    session: Session,
+    tasks: Sequence[str] | None = None,
+    split: str = "test",
+    limit: int | None = None,
+    batch_size: int = BATCH_SIZE,
+    settings: SampleSettings | None = None,
+    sources: Sequence[CodeSource] = CODE_SOURCES,
+    baseline: bool = True,
+    seed: int = 0,
+    progress: Progress | None = None,
+    run: Any = None,
+    rank: int = 0,
+    world: int = 1,
+) -> Report:
+    """Measure `tasks` (default: all) on the first `limit` rows of a split.
+
+    Sources that the model cannot give are left out: a model without tokenizer has only 'none', one without a prior no
+    'prior'. The model is left in evaluation mode. With `world` processes each measures its own rows and all report the
+    whole, provided that metrics are torchmetrics. `settings` default to the recipe's `eval.sampling`. `run` is what the hook cynosure_evaluated sees (default: `model`).
+    Raises CynosureError for an unknown task, DataError for a split without rows.
+    """
+    guided = model if isinstance(model, GuidedModel) else model.model
+    guided.eval()
+    settings = settings or SampleSettings(**session.recipe.eval.sampling.model_dump())
+    progress = progress or Progress()
+    reports = {}
+    for name in tasks or list(guided.tasks):
+        if name not in guided.tasks:
+            raise CynosureError(unknown("task of this model", name, guided.tasks))
+        task, rows = guided.tasks[name], session.rows(name, split)
+        measurement = _Measurement(guided, task, session, sources, settings, seed, world)
+        if baseline:
+            measurement.add_baseline(batch_size)
+        with progress.bar(f"evaluating {name}", _count(rows, limit)) as bar:
+            for batch in evaluation_batches(task, rows, batch_size, limit, rank, world):
+                measurement.add(_real_rows(batch).to(measurement.device))
+                bar.advance(int(batch.valid.sum()) * world)
+        reports[name] = measurement.report()
+        session.host.evaluated(run or model, task, reports[name].metrics, measurement.samples)
+    return Report(split, {k: v for k, v in asdict(settings).items() if k != "known"}, reports)
+
+
+def during_training(run: Run) -> dict[str, float]:
+    """Evaluation as the recipe's `eval` has it, flat and named for logs; stage `codes` leaves the untrained prior out."""
+    options = run.recipe.eval
+    report = evaluate(
+        run.model,
+        run.session,
+        split=options.split,
+        limit=options.limit,
+        batch_size=options.batch_size,
+        sources=[s for s in CODE_SOURCES if s != "prior" or run.stage != "codes"],
+        baseline=False,
+        progress=run.progress,
+        run=run,
+        rank=run.accelerator.process_index,
+        world=run.accelerator.num_processes,
+    )
+    return {f"eval/{name}": value for name, value in report.flat().items()}
+
+
+def _count(rows: Any, limit: int | None) -> int:
+    count = len(rows) if hasattr(rows, "__len__") else limit or 0
+    return count if limit is None else min(count, limit)
+
+
+def _real_rows(batch: Batch) -> Batch:
+    """The batch without the rows that only pad it."""
+    if bool(batch.valid.all()):
+        return batch
+    count = int(batch.valid.sum())  # padding comes last
+
+    def head(values: Mapping[str, Any]) -> dict[str, Any]:
+        return {k: v[:count] for k, v in values.items()}
+
+    inputs, targets = head(batch.inputs), head(batch.targets)
+    return replace(batch, inputs=inputs, targets=targets, keys=batch.keys[:count], valid=batch.valid[:count])
+
+
+def available(model: GuidedModel, sources: Sequence[CodeSource]) -> list[CodeSource]:
+    """Those of `sources` that the model can take its codes from."""
+    if model.tokenizer is None:
+        return ["none"]
+    return [s for s in sources if s != "prior" or model.prior is not None]
+
+
+class _Measurement:
+    """Metrics and code statistics of one task, batch by batch."""
+
+    def __init__(
+        self,
+        model: GuidedModel,
+        task: Task,
+        session: Session,
+        sources: Sequence[CodeSource],
+        settings: SampleSettings,
+        seed: int,
+        world: int,
+    ) -> None:
+        self.model, self.task, self.session = model, task, session
+        self.settings, self.seed, self.world = settings, seed, world
+        self.sources = available(model, sources)
+        self.main = "prior" if "prior" in self.sources else self.sources[-1]
+        self.device = next(model.parameters()).device
+        self.metrics: dict[str, list[Any]] = {source: self._metrics() for source in self.sources}
+        self.codes = _CodeStatistics(model.tokenizer.spec, world) if model.tokenizer is not None else None
+        self.rows, self.seconds = 0, 0.0
+        self.samples: list[Prediction] = []
+        self._baseline: Callable[[Batch], list[Prediction]] | None = None
+
+    def _metrics(self) -> list[Any]:
+        build = self.session.host.components.build
+        metrics = [build("metric", {"name": name, **options}) for name, options in self.task.metrics().items()]
+        # Sums over ranks travel on the device of the process group.
+        return [m.to(self.device) for m in metrics] if self.world > 1 else metrics
+
+    def add_baseline(self, batch_size: int) -> None:
+        """Let the task learn its trivial answer from the first training rows."""
+        rows = self.session.rows(self.task.name, "train")
+        batches = evaluation_batches(self.task, rows, batch_size, BASELINE_ROWS)
+        self._baseline = self.task.baseline(map(_real_rows, batches))
+        self.metrics["baseline"] = self._metrics()
+
+    @torch.no_grad()
+    def add(self, batch: Batch) -> None:
+        truth = self.task.truth(batch)
+        oracle = self.model.encode(batch) if self.codes is not None else None
+        drawn = {"oracle": oracle}
+        for source in self.sources:
+            start = self._clock()
+            if source != "oracle":
+                drawn[source] = self.model.codes(batch, source, self.settings, row_seeds(self.seed, batch.keys))
+            predictions = self.task.decode(self.model.outputs(batch, drawn[source]), batch)
+            if source == self.main:
+                self.seconds += self._clock() - start
+                self.samples += predictions[: SAMPLES - len(self.samples)]
+            self._update(source, predictions, truth)
+        if self._baseline is not None:
+            self._update("baseline", self._baseline(batch), truth)
+        if self.codes is not None and oracle is not None:
+            self.codes.add(oracle, drawn.get("prior"), self._nats(batch, oracle))
+        self.rows += len(batch)
+
+    def _nats(self, batch: Batch, oracle: Codes) -> float:
+        """What the oracle's codes cost the prior, in nats per code."""
+        if self.model.prior is None or "prior" not in self.sources:
+            return 0.0
+        return float(sum(self.model.prior.loss(batch.inputs, oracle, batch.task).values()))
+
+    def _update(self, source: str, predictions: list[Prediction], truth: list[Prediction]) -> None:
+        for metric in self.metrics[source]:
+            metric.update(predictions, truth)
+
+    def _clock(self) -> float:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        return time.perf_counter()
+
+    def report(self) -> TaskReport:
+        rows, speed = total([self.rows, self.rows / max(self.seconds, 1e-9)], self.device, self.world)
+        if rows == 0:
+            raise DataError(f"task {self.task.name}: there is no row to evaluate; check the split and --limit.")
+        values = {source: _values(metrics) for source, metrics in self.metrics.items()}
+        codes = {} if self.codes is None else self.codes.report(self.device)
+        return TaskReport(int(rows), values, codes, speed)
+
+
+def _values(metrics: Sequence[Any]) -> dict[str, float]:
+    return {name: float(value) for metric in metrics for name, value in metric.compute().items()}
+
+
+class _CodeStatistics:
+    """How the codebook is used by the oracle and by the prior, and how the two compare."""
+
+    def __init__(self, spec: CodeSpec, world: int) -> None:
+        self.spec, self.world = spec, world
+        self.counts: dict[str, list[torch.Tensor]] = {}
+        self.seen: dict[str, set[bytes]] = {}
+        self.rows = self.nats = self.same = 0.0
+
+    def add(self, oracle: Codes, prior: Codes | None, nats: float) -> None:
+        """One batch: what the oracle wrote, what the prior drew, the cost of the oracle's codes in nats per code."""
+        rows = len(oracle.ids)
+        self._count("oracle", oracle.ids.cpu())
+        if prior is not None:
+            self._count("prior", prior.ids.cpu())
+            self.same += float((prior.ids == oracle.ids).float().mean()) * rows
+            self.nats += nats * rows
+        self.rows += rows
+
+    def _count(self, source: str, ids: torch.Tensor) -> None:
+        zeros = [torch.zeros(s.vocab_size, dtype=torch.long) for s in self.spec.segments]
+        start = 0
+        for segment, counts in zip(self.spec.segments, self.counts.setdefault(source, zeros), strict=True):
+            part = ids[:, start : start + segment.length, : segment.depth]
+            counts += torch.bincount(part.flatten(), minlength=segment.vocab_size)
+            start += segment.length
+        self.seen.setdefault(source, set()).update(row.numpy().tobytes() for row in ids)
+
+    def report(self, device: torch.device) -> dict[str, dict[str, float]]:
+        rows, nats, same = total([self.rows, self.nats, self.same], device, self.world)
+        found = {source: self._usage(source, rows, device) for source in self.counts}
+        if "prior" in found:
+            found["prior"] |= {"agreement": same / rows, "nats per code": nats / rows}
+        return found
+
+    def _usage(self, source: str, rows: float, device: torch.device) -> dict[str, float]:
+        values = {}
+        for segment, seen in zip(self.spec.segments, self.counts[source], strict=True):
+            counts = torch.tensor(total(seen.tolist(), device, self.world))
+            suffix = f"/{segment.name}" if len(self.spec.segments) > 1 else ""
+            values |= {f"used{suffix}": used(counts), f"perplexity{suffix}": perplexity(counts)}
+        return {**values, "distinct": total([len(self.seen[source])], device, self.world)[0] / rows}
+
+
+def total(values: Sequence[float], device: torch.device, world: int) -> list[float]:
+    """Sums over all processes."""
+    if world == 1:
+        return list(values)
+    tensor = torch.tensor(values, dtype=torch.float64, device=device)
+    torch.distributed.all_reduce(tensor)
+    return tensor.tolist()

@@ -1,0 +1,96 @@
+"""From a run folder or a model file to a `Predictor`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from cynosure.build import build_model
+from cynosure.components import PARTS_OF
+from cynosure.config.recipe import Recipe
+from cynosure.config.yaml import parse_yaml
+from cynosure.errors import CheckpointError
+from cynosure.host import Host, describe, load_host
+from cynosure.run.predictor import Predictor
+from cynosure.train.checkpoint import load_state, model_file, read_tensors
+
+if TYPE_CHECKING:
+    from cynosure.registry import Registry
+
+FORMAT = "cynosure-1"
+
+
+def load(
+    path: str | Path,
+    registry: Path | Registry | None = None,
+    device: torch.device | str | None = None,
+    host: Host | None = None,
+) -> Predictor:
+    """The trained model of a run folder, or of one of its files, ready to predict.
+
+    Only plugins that the registry trusts are imported, whatever the file says. `device` defaults to CUDA where there is
+    one. Raises CheckpointError when there is no model, the file was not written by Cynosure, a component that it needs is
+    not registered, or the weights do not fit.
+    """
+    file = model_file(Path(path).expanduser())
+    tensors, told = read_tensors(file)
+    recipe = _recipe(told, file)
+    host = host or load_host(registry)
+    if missing := [part for part in _parts(recipe) if part[1] not in host.components.names(part[0])]:
+        raise CheckpointError(
+            f"{file} needs {_needs(missing)}: {_remedy(json.loads(told.get('plugins', '{}')), host)}."
+        )
+    model = build_model(recipe, host)
+    load_state(model, tensors, file)
+    model.set_stage(None)
+    return Predictor(model.to(device or ("cuda" if torch.cuda.is_available() else "cpu")), recipe, host)
+
+
+def _recipe(told: Mapping[str, str], file: Path) -> Recipe:
+    if told.get("format") != FORMAT:
+        what = f"is of format '{told['format']}'" if "format" in told else "is a foreign file without a recipe"
+        raise CheckpointError(
+            f"{file} {what}, this version reads '{FORMAT}': give a run that `cynosure train` or `cynosure convert` wrote."
+        )
+    try:
+        return Recipe.model_validate(parse_yaml(told["recipe"], str(file)).data)
+    except (KeyError, ValueError) as error:
+        raise CheckpointError(f"the recipe inside {file} cannot be read by this version: {error}") from error
+
+
+def _parts(recipe: Recipe) -> Iterator[tuple[str, str]]:
+    """(kind, name) of every component that the model is built of; datasets are not needed to predict."""
+    for task in recipe.tasks.values():
+        yield "task", task.name
+    for kind in ("tokenizer", "base", "prior"):
+        options: dict[str, Any] | None = getattr(recipe.model, kind)
+        if options:
+            yield kind, options["name"]
+            for option, inner in PARTS_OF.get(kind, {}).items():
+                if part := options.get(option):
+                    yield inner, part if isinstance(part, str) else part["name"]
+
+
+def _needs(missing: list[tuple[str, str]]) -> str:
+    return ", ".join(f"{kind} '{name}'" for kind, name in dict.fromkeys(missing))
+
+
+def _remedy(trained_with: Mapping[str, str], host: Host) -> str:
+    """What to do so that the plugins of training are there again."""
+    loaded, failed = {p.name for p in host.plugins}, {f.name: f for f in host.failures}
+    advice = []
+    for name, version in trained_with.items():
+        if name in failed:
+            advice.append(describe(failed[name]))
+        elif name in host.registry.plugins and name not in loaded:
+            advice.append(
+                f"it was trained with plugin '{name}', which is disabled: set 'enabled: true' in registry.yaml"
+            )
+        elif name not in loaded:
+            what = f"'{name}' {version}".strip()
+            advice.append(f"it was trained with plugin {what}, which is not installed: add it to registry.yaml")
+    return "; ".join(advice) or "no plugin of its training is absent, so one has renamed it; install the older version"

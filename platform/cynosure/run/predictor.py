@@ -1,0 +1,246 @@
+"""A loaded model that answers: pictures (or texts) of any size in, answers at their own resolution out.
+
+Shapes: B batch, H W pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import torch
+
+from cynosure.core.contracts import Task
+from cynosure.core.guided import CodeSource, GuidedModel
+from cynosure.core.records import Prediction, SampleSettings
+from cynosure.data.loading import collate
+from cynosure.data.pictures import load_picture
+from cynosure.errors import CynosureError, DataError, unknown
+from cynosure.run.seeds import row_seeds
+
+if TYPE_CHECKING:
+    from cynosure.config.recipe import Recipe
+    from cynosure.host import Host
+
+SEVERAL_TEMPERATURE = 0.8
+"""Temperature of several samples where nobody gave one: at 0 all of them would be the same."""
+PICTURES = ("image", "low_light")
+"""Input columns that hold pictures; a source for any other column is taken as it is."""
+
+
+@dataclass
+class Request:
+    """What the hook cynosure_predict answers; a wrapper may change it before the answer is made.
+
+    `rows` hold the task's inputs at their own size (pictures uint8 [H, W, 3]), `seeds` (int64 [B]) choose among the
+    answers of a row. Wanted: one prediction a row, at the resolution of its picture.
+    """
+
+    task: Task
+    rows: Sequence[Mapping[str, Any]]
+    seeds: torch.Tensor
+    settings: SampleSettings
+    codes: CodeSource = "prior"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What became of one source: `samples` predictions, or the error that names what is wrong with it.
+
+    `row` holds the inputs as they were read, pictures uint8 [H, W, 3].
+    """
+
+    source: Any
+    index: int
+    row: Mapping[str, Any] = field(default_factory=dict)
+    predictions: list[Prediction] = field(default_factory=list)
+    error: DataError | None = None
+
+
+class Predictor:
+    """A model with its recipe and plugins. Made by `cynosure.load`."""
+
+    def __init__(self, model: GuidedModel, recipe: Recipe, host: Host) -> None:
+        self.model = model
+        self.recipe = recipe
+        self.host = host
+
+    @property
+    def tasks(self) -> Mapping[str, Task]:
+        """The tasks that the model has learnt, by name."""
+        return self.model.tasks
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+    def task(self, name: str | None = None) -> Task:
+        """A task by name; without one the only task. Raises CynosureError when that leaves a choice."""
+        if name is None and len(self.tasks) > 1:
+            raise CynosureError(f"this model knows several tasks, name one of {', '.join(self.tasks)}")
+        name = name or next(iter(self.tasks))
+        if name not in self.tasks:
+            raise CynosureError(unknown("task of this model", name, self.tasks))
+        return self.tasks[name]
+
+    def predict(
+        self,
+        sources: Any,
+        task: str | None = None,
+        *,
+        samples: int = 1,
+        seed: int = 0,
+        temperature: float | None = None,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        codes: CodeSource = "prior",
+        batch_size: int | None = None,
+        on_error: Literal["raise", "collect"] = "raise",
+    ) -> Any:
+        """One source -> a Prediction; a list of sources -> a list of them. With `samples` > 1, a list in its place.
+
+        A source is a path, bytes, a PIL image, an array or a tensor (see `load_picture`), a string where the task reads
+        text, or a row: a mapping of columns, which may hold the truth for `codes="oracle"`. `task` may be left out where
+        the model has one task. An answer depends on the source, its place in the list, `seed` and the number of the
+        sample, never on the batch. Unless given, sampling is as in the recipe's `eval.sampling`, but several samples of
+        a recipe with temperature 0 are drawn at 0.8. `on_error="collect"` puts the DataError of a bad source in its place.
+
+        Raises DataError, naming the source, and CynosureError for an unknown task or codes that cannot be had.
+        """
+        single = not isinstance(sources, (list, tuple, Iterator))
+        answers = self.predict_iter(
+            [sources] if single else sources,
+            task,
+            samples=samples,
+            seed=seed,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            codes=codes,
+            batch_size=batch_size,
+        )
+        results: list[Any] = []
+        for answer in answers:
+            if answer.error and on_error == "raise":
+                raise answer.error
+            results.append(answer.error or (answer.predictions if samples > 1 else answer.predictions[0]))
+        return results[0] if single else results
+
+    def predict_iter(
+        self,
+        sources: Iterable[Any],
+        task: str | None = None,
+        *,
+        samples: int = 1,
+        seed: int = 0,
+        temperature: float | None = None,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        codes: CodeSource = "prior",
+        batch_size: int | None = None,
+    ) -> Iterator[Answer]:
+        """The answers of `predict` one after another, in order; only one batch of pictures is in memory at a time."""
+        chosen = self.task(task)
+        if samples < 1:
+            raise CynosureError(f"samples must be 1 or more, not {samples}")
+        settings = self.settings(samples, temperature, top_k, top_p)
+        size = batch_size or self.recipe.eval.batch_size
+        return self._answers(sources, chosen, samples, seed, settings, codes, size)
+
+    def settings(
+        self,
+        samples: int = 1,
+        temperature: float | None = None,
+        top_k: int | None = None,
+        top_p: float | None = None,
+    ) -> SampleSettings:
+        """How the prior is sampled: what is given, else what the recipe says, else what suits the number of samples."""
+        options = self.recipe.eval.sampling.model_dump()
+        if samples > 1 and options["temperature"] == 0:
+            options["temperature"] = SEVERAL_TEMPERATURE
+        given = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
+        try:
+            return SampleSettings(**options | {k: v for k, v in given.items() if v is not None})
+        except ValueError as error:
+            raise CynosureError(str(error)) from None
+
+    def _answers(
+        self,
+        sources: Iterable[Any],
+        task: Task,
+        samples: int,
+        seed: int,
+        settings: SampleSettings,
+        codes: CodeSource,
+        size: int,
+    ) -> Iterator[Answer]:
+        numbered = enumerate(sources)
+        while part := list(islice(numbered, max(1, size // samples))):
+            read = [_read(task, index, source) for index, source in part]
+            good = [answer for answer in read if not answer.error]
+            rows = [answer.row for answer in good for _ in range(samples)]
+            keys = torch.tensor([answer.index for answer in good], dtype=torch.long).repeat_interleave(samples)
+            seeds = row_seeds(seed, keys, torch.arange(samples).repeat(len(good)))
+            predictions: list[Prediction] = []
+            for start in range(0, len(rows), size):
+                here = slice(start, start + size)
+                predictions += self._request(Request(task, rows[here], seeds[here], settings, codes))
+            for answer in good:
+                answer.predictions.extend(predictions[:samples])
+                del predictions[:samples]
+            yield from read
+
+    def _request(self, request: Request) -> list[Prediction]:
+        predictions = self.host.predict(self, request)
+        return self.answer(request) if predictions is None else predictions
+
+    @torch.inference_mode()
+    def answer(self, request: Request) -> list[Prediction]:
+        """The built-in answer to a request: prepare, codes, base model, decode, back to the picture's own size."""
+        task, rows = request.task, request.rows
+        distinct = {id(row): row for row in rows}
+        examples = {key: task.prepare(row, np.random.default_rng(0), False) for key, row in distinct.items()}
+        batch = collate(task.name, [examples[id(row)] for row in rows]).to(self.device)
+        predictions = self.model.predict(batch, request.settings, request.seeds.to(self.device), request.codes)
+        return [_at_own_size(p, row) for p, row in zip(predictions, rows, strict=True)]
+
+
+def _read(task: Task, index: int, source: Any) -> Answer:
+    try:
+        return Answer(source, index, read_row(task, source))
+    except DataError as error:
+        return Answer(source, index, error=error)
+
+
+def read_row(task: Task, source: Any) -> dict[str, Any]:
+    """A source as a row of the task's inputs; 'alpha' uint8 [H, W] is added where the picture is transparent."""
+    row = dict(source) if isinstance(source, Mapping) else {task.inputs[0]: source}
+    if missing := [name for name in task.inputs if name not in row]:
+        raise DataError(
+            f"task {task.name} also needs {', '.join(missing)}: give a mapping with {', '.join(task.inputs)}"
+        )
+    for name in task.inputs:
+        if name in PICTURES:
+            picture = load_picture(row[name])
+            row[name] = picture.image
+            if picture.alpha is not None:
+                row["alpha"] = picture.alpha
+    return row
+
+
+def row_picture(task: Task, row: Mapping[str, Any]) -> np.ndarray | None:
+    """The first picture among a row's inputs, uint8 [H, W, 3], if it has one."""
+    return next((row[name] for name in task.inputs if name in PICTURES), None)
+
+
+def _at_own_size(prediction: Prediction, row: Mapping[str, Any]) -> Prediction:
+    image = row_picture(prediction.task, row)
+    if image is None:
+        return prediction
+    restored = prediction.task.restore(prediction, image)
+    if "alpha" in row:
+        restored = Prediction(restored.task, restored.values, restored.codes, {**restored.meta, "alpha": row["alpha"]})
+    return restored

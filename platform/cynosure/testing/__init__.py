@@ -1,0 +1,21 @@
+"""The conformance kit: checks that every component of a kind passes, built in or not.
+
+    from cynosure.host import load_host
+    from cynosure.testing import check_component
+
+    def test_my_quantizer():
+        for result in check_component(load_host(), "quantizer", "mine", {"vocab_size": 16, "dim": 8}):
+            assert result.ok, f"{result.check}: {result.message}"
+
+`options` are what a recipe would say, parts included (`{"quantizer": {"name": "vq", ...}}` for a tokenizer, `"encoder"`
+for a prior); keep them tiny. A component may carry them itself, for `cynosure plugins check` and for everybody else:
+
+    class Mine(Quantizer):
+        TESTING: ClassVar = {"options": {"vocab_size": 16, "dim": 8}, "skip": {"parameters_learn": "has none"}}
+
+Parts are built for pictures of 32 x 32 pixels, codes of 4 positions on a 2 x 2 grid, and two tasks of 3 and 5 channels.
+"""
+
+from cynosure.testing.checks import CHECKS, CheckResult, Subject, check, check_component
+
+__all__ = ["CHECKS", "CheckResult", "Subject", "check", "check_component"]

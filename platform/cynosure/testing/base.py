@@ -1,0 +1,96 @@
+"""Checks of base models f(x, z)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from cynosure.testing.checks import Subject, check
+from cynosure.testing.samples import (
+    CHANNELS,
+    CODE_DIM,
+    IMAGE_SIZE,
+    ROWS,
+    inputs,
+    loosen,
+    one_row,
+    require_gradients,
+    require_same,
+    require_state_round_trip,
+    shapes,
+)
+
+
+def _build(subject: Subject, seed: int = 0) -> Any:
+    return subject.build(shapes(), seed=seed)
+
+
+def _vectors(seed: int = 0) -> torch.Tensor:
+    return torch.randn(ROWS, 4, CODE_DIM, generator=torch.Generator().manual_seed(seed))
+
+
+@check("base")
+def output_has_the_task_s_shape(subject: Subject) -> None:
+    base = _build(subject)
+    for task, channels in CHANNELS.items():
+        for what, vectors in (("codes", _vectors()), ("dropped codes", 0 * _vectors())):
+            got, wanted = tuple(base(inputs(), vectors, task).shape), (ROWS, channels, *IMAGE_SIZE)
+            assert got == wanted, f"with {what} the output of task {task} must be {wanted}, not {got}"
+
+
+@check("base")
+def works_without_codes(subject: Subject) -> None:
+    base = _build(subject).eval()
+    for task, channels in CHANNELS.items():
+        got, wanted = tuple(base(inputs(), None, task).shape), (ROWS, channels, *IMAGE_SIZE)
+        assert got == wanted, f"without codes the output of task {task} must be {wanted}, not {got}"
+
+
+@check("base")
+def codes_matter(subject: Subject) -> None:
+    base = loosen(_build(subject)).eval()
+    for task in CHANNELS:
+        change = (base(inputs(), _vectors(0), task) - base(inputs(), _vectors(1), task)).abs().max()
+        assert float(change) > 1e-5, f"the output of task {task} ignores the code vectors"
+
+
+@check("base")
+def gradient_reaches_every_parameter(subject: Subject) -> None:
+    base = loosen(_build(subject)).train()
+    outputs = [base(inputs(), _vectors(), task) for task in CHANNELS]
+    require_gradients(base, torch.stack([(x * torch.randn_like(x)).sum() for x in outputs]).sum())
+
+
+@check("base")
+def evaluation_is_deterministic(subject: Subject) -> None:
+    base = loosen(_build(subject)).eval()
+    for task in CHANNELS:
+        first, second = (base(inputs(), _vectors(), task) for _ in range(2))
+        assert torch.equal(first, second), "evaluation gives another output the second time"
+
+
+@check("base")
+def rows_are_independent(subject: Subject) -> None:
+    base = loosen(_build(subject)).eval()
+    for task in CHANNELS:
+        together = base(inputs(), _vectors(), task)[2:3]
+        alone = base(one_row(inputs(), 2), _vectors()[2:3], task)
+        require_same(together, alone, "a row's output depends on the rows beside it")
+
+
+@check("base")
+def runs_in_half_precision(subject: Subject) -> None:
+    base = loosen(_build(subject))
+    with torch.autocast("cpu", torch.bfloat16):
+        for task in CHANNELS:
+            output = base(inputs(), _vectors(), task)
+            assert bool(output.isfinite().all()), "the output under bfloat16 autocast is not finite"
+
+
+@check("base")
+def state_survives(subject: Subject) -> None:
+    def use(base: Any) -> Any:
+        return [base(inputs(), _vectors(), task) for task in CHANNELS]
+
+    require_state_round_trip(lambda seed: _build(subject, seed), use, loosen)

@@ -1,0 +1,153 @@
+"""Checks of priors p(z | x)."""
+
+from __future__ import annotations
+
+from math import log
+from typing import Any
+
+import torch
+
+from cynosure.core.records import Codes, SampleSettings, Shapes
+from cynosure.errors import CynosureError
+from cynosure.testing.checks import Subject, check
+from cynosure.testing.samples import (
+    CHANNELS,
+    ROWS,
+    inputs,
+    loosen,
+    one_row,
+    require_gradients,
+    require_state_round_trip,
+    shapes,
+)
+
+SEEDS = torch.tensor([3, 14, 15, 92])
+GREEDY = SampleSettings(temperature=0.0)
+
+
+def _build(subject: Subject, seed: int = 0, of: Shapes | None = None) -> Any:
+    torch.manual_seed(seed)
+    of = of or shapes()
+    return subject.build(of, subject.part("encoder", of), seed=seed)
+
+
+def _loosened(subject: Subject) -> Any:
+    prior = _build(subject)
+    loosen(prior)
+    return prior.eval()
+
+
+def _codes(of: Shapes) -> Codes:
+    assert of.spec is not None
+    size = (ROWS, of.spec.length, of.spec.depth)
+    ids = torch.randint(of.spec.vocab_size, size, generator=torch.Generator().manual_seed(0))
+    return Codes(ids, of.spec)
+
+
+def _loss(prior: Any, task: str, of: Shapes, seed: int = 0) -> torch.Tensor:
+    torch.manual_seed(0)  # a masked prior draws its masks
+    return torch.stack(list(prior.loss(inputs(seed), _codes(of), task).values())).sum()
+
+
+@check("prior")
+def first_loss_is_that_of_guessing(subject: Subject) -> None:
+    prior = _build(subject)
+    for task in CHANNELS:
+        loss, guessing = float(_loss(prior, task, shapes())), log(16)
+        assert abs(loss - guessing) < 1, f"an untrained prior must cost about log K = {guessing:.2f}, not {loss:.2f}"
+
+
+@check("prior")
+def gradient_reaches_every_parameter(subject: Subject) -> None:
+    prior = _loosened(subject).train()
+    require_gradients(prior, torch.stack([_loss(prior, task, shapes()) for task in CHANNELS]).sum())
+
+
+@check("prior")
+def loss_reads_the_inputs(subject: Subject) -> None:
+    prior = _loosened(subject)
+    if subject.options.get("encoder") is not None:
+        for task in CHANNELS:
+            change = abs(float(_loss(prior, task, shapes(), 0) - _loss(prior, task, shapes(), 1)))
+            assert change > 1e-6, f"the loss of task {task} ignores the inputs"
+
+
+@check("prior")
+def samples_match_the_spec(subject: Subject) -> None:
+    prior = _loosened(subject)
+    for task in CHANNELS:
+        codes = prior.sample(inputs(), task, SampleSettings(), SEEDS)
+        assert codes.spec == shapes().spec, "samples carry another spec than the one the prior was built with"
+        assert codes.ids.dtype == torch.int64, f"ids must be int64, not {codes.ids.dtype}"
+        low, high = int(codes.ids.min()), int(codes.ids.max())
+        assert len(codes.ids) == ROWS, f"{ROWS} rows gave {len(codes.ids)} samples"
+        assert 0 <= low and high < 16, f"ids {low}..{high} leave [0, 16)"
+
+
+@check("prior")
+def seeds_decide(subject: Subject) -> None:
+    prior = _loosened(subject)
+    for task in CHANNELS:
+        first, again, other = (prior.sample(inputs(), task, SampleSettings(), s).ids for s in (SEEDS, SEEDS, SEEDS + 1))
+        assert torch.equal(first, again), "equal seeds give different codes; draw with row_uniforms(seeds, ...)"
+        assert not torch.equal(first, other), "different seeds give equal codes"
+
+
+@check("prior")
+def rows_are_independent(subject: Subject) -> None:
+    prior = _loosened(subject)
+    for task in CHANNELS:
+        together = prior.sample(inputs(), task, SampleSettings(), SEEDS).ids[2:3]
+        alone = prior.sample(one_row(inputs(), 2), task, SampleSettings(), SEEDS[2:3]).ids
+        assert torch.equal(together, alone), "a row's codes depend on the rows beside it"
+
+
+@check("prior")
+def known_codes_are_kept(subject: Subject) -> None:
+    prior = _loosened(subject)
+    known = _codes(shapes()).ids
+    known[:, ::2] = -1
+    for task in CHANNELS:
+        ids = prior.sample(inputs(), task, SampleSettings(known=known), SEEDS).ids
+        assert torch.equal(ids[known >= 0], known[known >= 0]), "codes given as settings.known were changed"
+        assert bool((ids >= 0).all()), "-1 in settings.known must be replaced by a code"
+
+
+@check("prior")
+def temperature_zero_is_greedy(subject: Subject) -> None:
+    prior = _loosened(subject)
+    for task in CHANNELS:
+        first, other = (prior.sample(inputs(), task, GREEDY, seeds).ids for seeds in (SEEDS, SEEDS + 1))
+        assert torch.equal(first, other), "temperature 0 must not depend on the seed"
+
+
+@check("prior")
+def takes_or_refuses_residual_codes(subject: Subject) -> None:
+    of = shapes(depth=2)
+    try:
+        prior = _build(subject, of=of).eval()
+    except (CynosureError, ValueError):
+        return
+    for task in CHANNELS:
+        assert bool(_loss(prior, task, of).isfinite()), "the loss of codes with depth 2 is not finite"
+        ids = prior.sample(inputs(), task, SampleSettings(), SEEDS).ids
+        assert tuple(ids.shape) == (ROWS, 4, 2), f"codes of depth 2 must be [4, 4, 2], not {list(ids.shape)}"
+
+
+@check("prior")
+def works_or_refuses_without_encoder(subject: Subject) -> None:
+    try:
+        prior = subject.build(shapes(), None).eval()
+    except (CynosureError, ValueError):
+        return
+    for task in CHANNELS:
+        assert bool(_loss(prior, task, shapes()).isfinite()), "the unconditional loss is not finite"
+        prior.sample(inputs(), task, SampleSettings(), SEEDS)
+
+
+@check("prior")
+def state_survives(subject: Subject) -> None:
+    def use(prior: Any) -> Any:
+        return [_loss(prior, task, shapes()) for task in CHANNELS]
+
+    require_state_round_trip(lambda seed: _build(subject, seed), use, loosen)

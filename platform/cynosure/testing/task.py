@@ -1,0 +1,220 @@
+"""Checks of tasks: from a row to an answer that its users can open."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from cynosure.core.contracts import Task
+from cynosure.core.records import Batch, Example, Prediction
+from cynosure.data.loading import collate
+from cynosure.testing.checks import Subject, check
+from cynosure.testing.samples import IMAGE_SIZE, INFO, ROWS, row
+
+SIZES = ((37, 53), (64, 20), IMAGE_SIZE, (5, 7))
+
+
+def build(subject: Subject) -> Task:
+    options = {key: value for key, value in subject.options.items() if key != "name"}
+    configured = subject.cls.configure(options, INFO)
+    torch.manual_seed(0)
+    return subject.host.components.build("task", {**configured, "name": subject.name}, IMAGE_SIZE)
+
+
+def batch_of(task: Task, count: int = ROWS, columns: Sequence[str] | None = None) -> Batch:
+    """Synthetic rows of different sizes as a batch; `columns` limits what the rows hold."""
+    return collate(task.name, [_prepare(task, seed, columns=columns) for seed in range(count)])
+
+
+def _prepare(
+    task: Task,
+    seed: int,
+    train: bool = False,
+    size: tuple[int, int] | None = None,
+    columns: Sequence[str] | None = None,
+) -> Example:
+    example_row = row(seed, size or SIZES[seed % len(SIZES)], thing=2 + seed % 2)
+    if columns is not None:
+        example_row = {name: example_row[name] for name in columns}
+    return task.prepare(example_row, np.random.default_rng(seed), train)
+
+
+def _shapes(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: (v.shape, str(v.dtype)) if isinstance(v, np.ndarray) else type(v) for name, v in values.items()}
+
+
+def _zeros(task: Task) -> torch.Tensor:
+    return torch.zeros(ROWS, task.channels, *IMAGE_SIZE)
+
+
+def _loss(task: Task, outputs: torch.Tensor, batch: Batch) -> torch.Tensor:
+    return torch.stack(list(task.loss(outputs, batch).values())).sum()
+
+
+def _distance(a: Sequence[Prediction], b: Sequence[Prediction]) -> float:
+    """Mean absolute difference of all values; numbers of classes or segments differ by how often, not by how much."""
+
+    def one(x: np.ndarray, y: np.ndarray) -> float:
+        x, y = np.asarray(x), np.asarray(y)
+        return float((x != y).mean() if x.dtype.kind in "biu" and x.dtype != np.uint8 else np.abs(x * 1.0 - y).mean())
+
+    return sum(one(p.values[k], t.values[k]) for p, t in zip(a, b, strict=True) for k in t.values if k in p.values)
+
+
+@check("task")
+def examples_have_fixed_shapes(subject: Subject) -> None:
+    task = build(subject)
+    found = [
+        (_shapes(example.inputs), _shapes(example.targets))
+        for train in (True, False)
+        for example in (_prepare(task, seed, train, size) for seed, size in enumerate(SIZES))
+    ]
+    different = [shapes for shapes in found if shapes != found[0]]
+    assert not different, f"examples differ in shape or dtype: {found[0]} and {different[0] if different else ''}"
+
+
+@check("task")
+def images_are_in_range(subject: Subject) -> None:
+    image = _prepare(build(subject), 0).inputs.get("image")
+    if image is not None:
+        got, wanted = (image.shape, image.dtype), ((3, *IMAGE_SIZE), np.float32)
+        assert got == wanted, f"the input image must be float32 [3, H, W], not {image.dtype} {list(image.shape)}"
+        assert np.abs(image).max() <= 1, f"the input image must lie in [-1, 1], but reaches {np.abs(image).max():.3g}"
+
+
+@check("task")
+def preparing_is_a_pure_function(subject: Subject) -> None:
+    task = build(subject)
+    given, untouched = row(), row()
+    first, again = (task.prepare(given, np.random.default_rng(7), True) for _ in range(2))
+    for a, b in ((first.inputs, again.inputs), (first.targets, again.targets)):
+        changed = [name for name in a if not np.array_equal(a[name], b[name])]
+        assert not changed, f"the same row and rng give another {', '.join(changed)}; draw from the rng given only"
+    changed = [name for name in given if not np.array_equal(given[name], untouched[name])]
+    assert not changed, f"prepare changed the row's {', '.join(changed)}"
+
+
+@check("task")
+def predicts_without_targets(subject: Subject) -> None:
+    task = build(subject)
+    unknown = [name for name in task.inputs if name not in task.fields]
+    assert not unknown, f"inputs {', '.join(unknown)} are not among the fields {', '.join(task.fields)}"
+    batch = batch_of(task, columns=task.inputs)
+    predictions = task.decode(_zeros(task), batch)
+    assert len(predictions) == ROWS, f"decode gave {len(predictions)} answers for {ROWS} rows"
+
+
+@check("task")
+def targets_are_planes(subject: Subject) -> None:
+    task = build(subject)
+    encoded = task.encode_targets(batch_of(task))
+    got, wanted = tuple(encoded.shape), (ROWS, task.channels, *IMAGE_SIZE)
+    assert got == wanted, f"encode_targets must give [B, channels, H, W] = {wanted}, not {got}"
+    assert encoded.is_floating_point(), f"encode_targets must give floats, not {encoded.dtype}"
+    assert bool(encoded.isfinite().all()), "encode_targets gives values that are not finite"
+
+
+@check("task")
+def loss_is_a_finite_scalar(subject: Subject) -> None:
+    task = build(subject)
+    outputs = (0.1 * torch.randn(_zeros(task).shape)).requires_grad_()
+    losses = task.loss(outputs, batch_of(task))
+    assert losses, "loss gives no term"
+    for name, loss in losses.items():
+        assert loss.ndim == 0, f"loss '{name}' must be a scalar, not {list(loss.shape)}"
+        assert bool(loss.isfinite()), f"loss '{name}' is {float(loss.detach())}"
+    torch.stack(list(losses.values())).sum().backward()
+    gradient = outputs.grad
+    assert gradient is not None and bool(gradient.isfinite().all()), "the gradient of the loss is not finite"
+    assert bool(gradient.any()), "the gradient of the loss is zero; nothing would be learnt"
+
+
+@check("task")
+def minimising_the_loss_leads_to_the_truth(subject: Subject) -> None:
+    task = build(subject)
+    batch = batch_of(task)
+    truth = task.truth(batch)
+    outputs = _zeros(task).requires_grad_()
+    before = _distance(task.decode(outputs, batch), truth)
+    optimizer = torch.optim.Adam([outputs], lr=0.1)
+    for _ in range(80):
+        optimizer.zero_grad()
+        _loss(task, outputs, batch).backward()
+        optimizer.step()
+    after = _distance(task.decode(outputs, batch), truth)
+    with torch.no_grad():
+        improved = _loss(task, outputs, batch) < _loss(task, _zeros(task), batch)
+    assert bool(improved), "outputs that follow the gradient have no lower loss"
+    assert after < 0.7 * before, (
+        f"outputs that minimise the loss decode to answers as far from the truth ({after:.3g}) as zeros do ({before:.3g})"
+    )
+
+
+@check("task")
+def truth_and_answers_have_one_form(subject: Subject) -> None:
+    task = build(subject)
+    batch = batch_of(task)
+    answers, truths = task.decode(_zeros(task), batch), task.truth(batch)
+    assert len(answers) == len(truths) == ROWS, f"{ROWS} rows gave {len(answers)} answers and {len(truths)} truths"
+    assert set(answers[0].values) == set(truths[0].values), (
+        f"decode gives {sorted(answers[0].values)} but truth gives {sorted(truths[0].values)}"
+    )
+    for name, value in truths[0].values.items():
+        got, wanted = np.shape(answers[0].values[name]), np.shape(value)
+        assert got == wanted, f"'{name}' has shape {list(got)} in answers and {list(wanted)} in truths"
+
+
+@check("task")
+def answers_can_be_drawn(subject: Subject) -> None:
+    task = build(subject)
+    batch = batch_of(task)
+    for prediction in (*task.decode(_zeros(task), batch), *task.truth(batch)):
+        picture = prediction.image()
+        good = picture.dtype == np.uint8 and picture.ndim == 3 and picture.shape[2] == 3
+        assert good, f"draw must give uint8 [H, W, 3], not {picture.dtype} {list(picture.shape)}"
+
+
+@check("task")
+def answers_return_to_the_picture_s_size(subject: Subject) -> None:
+    task = build(subject)
+    for seed, size in enumerate(SIZES):
+        image = row(seed, size)["image"]
+        restored = task.restore(task.decode(_zeros(task), batch_of(task))[0], image)
+        got = restored.image().shape[:2]
+        assert got == size, f"restore must give {size} pixels, not {got}"
+
+
+@check("task")
+def answers_can_be_saved(subject: Subject) -> None:
+    task = build(subject)
+    with tempfile.TemporaryDirectory() as folder:
+        files = task.truth(batch_of(task))[0].save(Path(folder) / "answer.png")
+        assert files, "save must return the files it wrote"
+        for file in files:
+            assert Path(file).is_file() and Path(file).stat().st_size, f"save returned {file.name} but did not write it"
+
+
+@check("task")
+def metrics_are_registered(subject: Subject) -> None:
+    task = build(subject)
+    metrics = task.metrics()
+    assert metrics, "a task names at least one metric, or nobody can tell whether it works"
+    truth = task.truth(batch_of(task))
+    for name, options in metrics.items():
+        metric = subject.host.components.build("metric", {"name": name, **options})
+        metric.update(truth, truth)
+        assert metric.compute(), f"metric '{name}' gives no value"
+
+
+@check("task")
+def baseline_answers(subject: Subject) -> None:
+    task = build(subject)
+    batch = batch_of(task)
+    answers, truths = task.baseline(iter([batch, batch]))(batch), task.truth(batch)
+    assert len(answers) == ROWS, f"the baseline gave {len(answers)} answers for {ROWS} rows"
+    assert set(answers[0].values) == set(truths[0].values), "the baseline's answers lack what truths have"

@@ -1,0 +1,118 @@
+"""Checks of tokenizers: from the answer to codes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from cynosure.core.contracts import Tokenizer
+from cynosure.testing.checks import Subject, check
+from cynosure.testing.samples import (
+    CHANNELS,
+    inputs,
+    loosen,
+    one_row,
+    require_gradients,
+    require_same,
+    require_state_round_trip,
+    targets,
+    without_codes,
+)
+
+
+def _build(subject: Subject, seed: int = 0) -> Tokenizer:
+    torch.manual_seed(seed)
+    quantizer = subject.part("quantizer")
+    assert quantizer is not None, "say which quantizer in the options, such as {'quantizer': {'name': 'vq', 'dim': 8}}"
+    return subject.build(without_codes(), quantizer, seed=seed)
+
+
+@check("tokenizer")
+def codes_match_the_spec(subject: Subject) -> None:
+    tokenizer = _build(subject)
+    for mode in (True, False):
+        for task in CHANNELS:
+            encoded = tokenizer.train(mode)(targets(task), inputs(), task)
+            codes, spec = encoded.codes, tokenizer.spec
+            assert codes.spec == spec, f"the codes of task {task} carry another spec than the tokenizer's"
+            assert codes.ids.dtype == torch.int64, f"ids must be int64, not {codes.ids.dtype}"
+            start = 0
+            for segment in spec.segments:
+                ids = codes.ids[:, start : start + segment.length, : segment.depth]
+                inside = bool(((ids >= 0) & (ids < segment.vocab_size)).all())
+                assert inside, f"ids of segment {segment.name} leave [0, {segment.vocab_size})"
+                start += segment.length
+            wanted = (len(codes.ids), spec.length, tokenizer.code_dim)
+            got = tuple(encoded.vectors.shape)
+            assert got == wanted, f"vectors must be [B, L, d] = {wanted}, not {got}"
+            assert all(loss.ndim == 0 for loss in encoded.losses.values()), "losses must be scalars"
+
+
+@check("tokenizer")
+def grid_holds_the_last_segment(subject: Subject) -> None:
+    spec = _build(subject).spec
+    if spec.grid is not None:
+        rows, columns = spec.grid
+        length = spec.segments[-1].length
+        assert rows * columns == length, f"grid {spec.grid} does not hold the {length} positions of the last segment"
+
+
+@check("tokenizer")
+def codes_lead_back_to_the_vectors(subject: Subject) -> None:
+    tokenizer = _build(subject).eval()
+    for task in CHANNELS:
+        encoded = tokenizer(targets(task), inputs(), task)
+        require_same(tokenizer.vectors(encoded.codes), encoded.vectors, "vectors(codes) differs from encode().vectors")
+
+
+@check("tokenizer")
+def gradient_reaches_every_parameter(subject: Subject) -> None:
+    tokenizer = loosen(_build(subject)).train()
+    loss = torch.zeros(())
+    for task in CHANNELS:
+        encoded = tokenizer(targets(task), inputs(), task)
+        loss = loss + (encoded.vectors * torch.randn_like(encoded.vectors)).sum() + sum(encoded.losses.values())
+    require_gradients(tokenizer, loss)
+
+
+@check("tokenizer")
+def codes_tell_targets_apart(subject: Subject) -> None:
+    tokenizer = loosen(_build(subject)).eval()
+    same_inputs = {name: value[:1] * 4 if isinstance(value, list) else value[:1].expand(4, *value.shape[1:])
+                   for name, value in inputs().items()}  # fmt: skip
+    for task in CHANNELS:
+        ids = tokenizer(targets(task), same_inputs, task)
+        different = len(torch.unique(ids.codes.ids.flatten(1), dim=0))
+        assert different > 1, "four different targets get the same code; the tokenizer does not read its targets"
+
+
+@check("tokenizer")
+def evaluation_is_deterministic(subject: Subject) -> None:
+    tokenizer = _build(subject).eval()
+    for task in CHANNELS:
+        first, second = (tokenizer(targets(task), inputs(), task).codes.ids for _ in range(2))
+        assert torch.equal(first, second), "evaluation gives other codes the second time"
+
+
+@check("tokenizer")
+def rows_are_independent(subject: Subject) -> None:
+    tokenizer = loosen(_build(subject)).eval()
+    for task in CHANNELS:
+        together = tokenizer(targets(task), inputs(), task).codes.ids
+        alone = tokenizer(targets(task)[2:3], one_row(inputs(), 2), task).codes.ids
+        assert torch.equal(together[2:3], alone), "a row's codes depend on the rows beside it"
+
+
+@check("tokenizer")
+def state_survives(subject: Subject) -> None:
+    task = next(iter(CHANNELS))
+
+    def use(tokenizer: Tokenizer) -> Any:
+        encoded = tokenizer(targets(task), inputs(), task)
+        return encoded.codes.ids, encoded.vectors
+
+    def change(tokenizer: Tokenizer) -> None:
+        loosen(tokenizer).train()(targets(task), inputs(), task)
+
+    require_state_round_trip(lambda seed: _build(subject, seed), use, change)

@@ -1,0 +1,163 @@
+"""Checkpoints: safetensors only, written whole or not at all, checked by name and shape when read."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import nn
+
+from cynosure.errors import CheckpointError
+
+MODEL = "model.safetensors"
+OPTIMIZER = "optimizer.safetensors"
+AVERAGE = "average.safetensors"
+STATE = "state.json"
+
+
+def write_whole(path: Path, write: Callable[[Path], None]) -> None:
+    """Let `write` make a file or folder beside `path`, then rename it into place; a failure leaves `path` as it was.
+
+    Raises CheckpointError when the disk is full or the folder cannot be written.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _remove(temporary)
+        write(temporary)
+        _flush(temporary)
+        if path.is_dir():
+            _remove(path)
+        os.replace(temporary, path)
+    except (OSError, SafetensorError) as error:
+        _remove(temporary)
+        raise CheckpointError(
+            f"could not write {path} ({error}); what was saved before is untouched: free some space, then --resume."
+        ) from error
+    except BaseException:
+        _remove(temporary)
+        raise
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _flush(path: Path) -> None:
+    for file in path.iterdir() if path.is_dir() else [path]:
+        with open(file, "rb") as handle:
+            os.fsync(handle.fileno())
+
+
+def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str] | None = None) -> None:
+    """Tensors by name -> one safetensors file."""
+    save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, path, dict(metadata or {}))
+
+
+def read_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    """Tensors and metadata of a safetensors file; a missing or damaged file is a CheckpointError."""
+    if not path.is_file():
+        raise CheckpointError(f"there is no checkpoint file {path}.")
+    try:
+        with safe_open(path, "pt") as file:
+            return {k: file.get_tensor(k) for k in file.keys()}, dict(file.metadata() or {})
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(
+            f"{path} is damaged ({error}): it was cut short or is no safetensors file; use another checkpoint."
+        ) from error
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """Only the metadata, without reading the tensors."""
+    if not path.is_file():
+        raise CheckpointError(f"there is no checkpoint file {path}.")
+    try:
+        with safe_open(path, "pt") as file:
+            return dict(file.metadata() or {})
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(
+            f"{path} is damaged ({error}): it was cut short or is no safetensors file; use another checkpoint."
+        ) from error
+
+
+def load_state(module: nn.Module, tensors: Mapping[str, torch.Tensor], source: Path) -> None:
+    """Copy tensors into a module; missing, left-over and misshapen names are one error and change nothing."""
+    own = module.state_dict()
+    problems = _differences(own, tensors)
+    if problems:
+        raise CheckpointError(f"{source} does not fit this model: {'; '.join(problems)}. Was it made by another recipe?")
+    module.load_state_dict(dict(tensors))
+
+
+def _differences(own: Mapping[str, torch.Tensor], given: Mapping[str, torch.Tensor]) -> list[str]:
+    wrong = [
+        f"{k} is {list(given[k].shape)}, wanted {list(own[k].shape)}"
+        for k in own
+        if k in given and own[k].shape != given[k].shape
+    ]
+    groups = (
+        ("missing", [k for k in own if k not in given]),
+        ("left over", [k for k in given if k not in own]),
+        ("wrong shape", wrong),
+    )
+    return [f"{len(names)} {what} ({_some(names)})" for what, names in groups if names]
+
+
+def _some(names: list[str], most: int = 4) -> str:
+    return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+    """Optimizer state as flat tensors `<parameter number>.<name>`."""
+    state = optimizer.state_dict()["state"]
+    return {f"{i}.{k}": torch.as_tensor(v) for i, values in state.items() for k, v in values.items()}
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, torch.Tensor]) -> None:
+    """The inverse of `optimizer_tensors`, into an optimizer over the same parameters."""
+    state: dict[int, dict[str, torch.Tensor]] = {}
+    for name, tensor in tensors.items():
+        number, key = name.split(".", 1)
+        state.setdefault(int(number), {})[key] = tensor
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def step_directories(directory: Path) -> list[Path]:
+    """Complete training checkpoints of a run, oldest first (their names sort by stage, then step)."""
+    found = [p.parent for p in (directory / "checkpoints").glob(f"*/{STATE}") if not p.parent.name.startswith(".")]
+    return sorted(found)
+
+
+def prune(directory: Path, keep: int) -> None:
+    """Remove all but the newest `keep` training checkpoints."""
+    for old in step_directories(directory)[: -keep or None]:
+        _remove(old)
+
+
+def read_state(checkpoint: Path) -> dict[str, Any]:
+    """The `state.json` of a training checkpoint."""
+    try:
+        return dict(json.loads((checkpoint / STATE).read_text()))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{checkpoint / STATE} cannot be read ({error}); use another checkpoint.") from error
+
+
+def model_file(path: Path) -> Path:
+    """The model file that `path` means: a file, a run's final model, or else its newest training checkpoint."""
+    if path.is_file():
+        return path
+    candidates: Iterable[Path] = [path / MODEL, *[p / MODEL for p in reversed(step_directories(path))]]
+    for candidate in candidates:
+        if candidate.is_file():
+            return candidate
+    raise CheckpointError(f"{path} holds no checkpoint: give a run folder (runs/NAME) that training has written.")

@@ -1,0 +1,238 @@
+"""Panoptic segmentation in the COCO layout: pictures, id PNGs (id = R + 256 G + 65536 B) and one JSON a split."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+from itertools import product
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from pydantic import Field
+
+from cynosure import hookimpl
+from cynosure.core.contracts import Dataset, DatasetInfo, PartConfig
+from cynosure.data.pictures import load_picture
+from cynosure.errors import DataError, unknown
+from cynosure_plugins.datasets.pixels import Size, height_width, resize_image, resize_nearest
+from cynosure_plugins.datasets.rows import LiveRows, StoredRows
+from cynosure_plugins.datasets.splits import SPLITS, hold_out, spread
+from cynosure_plugins.datasets.store import key_of, read_all
+
+Split = Literal["train", "validation", "test"]
+FOLDERS = {"train": ("train2017", "train"), "validation": ("val2017", "val", "validation"), "test": ("test",)}
+
+
+class Source(PartConfig):
+    """Where one split lies: folders and a file, relative to the root."""
+
+    images: str
+    panoptic: str
+    annotations: str = Field(alias="json")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One annotated picture; `segments` maps its segment ids to (class, instance), instances counted from 1."""
+
+    image: Path
+    panoptic: Path
+    segments: Mapping[int, tuple[int, int]]
+
+    def read(self, size: tuple[int, int] | None = None) -> dict[str, np.ndarray]:
+        """The row at its own or the given size: image uint8 [H, W, 3], panoptic int32 [H, W, 2]."""
+        image = load_picture(self.image).image
+        colours = load_picture(self.panoptic).image
+        if colours.shape != image.shape:
+            raise DataError(
+                f"'{self.panoptic}' is {colours.shape[1]}x{colours.shape[0]} pixels "
+                f"but its picture is {image.shape[1]}x{image.shape[0]}"
+            )
+        if size:
+            image, colours = resize_image(image, size), resize_nearest(colours, size)
+        return {"image": image, "panoptic": self._labels(colours.astype(np.int32))}
+
+    def state(self) -> list[Any]:
+        """What decides the row: the files, by size and time of change, and the segments."""
+        files = [(str(f.resolve()), f.stat().st_size, f.stat().st_mtime_ns) for f in (self.image, self.panoptic)]
+        return [files, list(self.segments.items())]
+
+    def _labels(self, colours: np.ndarray) -> np.ndarray:
+        """Colours int32 [H, W, 3] -> (class, instance) int32 [H, W, 2]; pixels of no listed segment are void."""
+        ids = colours[..., 0] + 256 * colours[..., 1] + 65536 * colours[..., 2]
+        known = np.array(sorted(self.segments), dtype=np.int32)
+        if not len(known):
+            return np.zeros((*ids.shape, 2), dtype=np.int32)
+        labels = np.array([self.segments[i] for i in known.tolist()], dtype=np.int32)
+        where = np.searchsorted(known, ids).clip(max=len(known) - 1)
+        return labels[where] * (known[where] == ids)[..., None]
+
+
+class CocoPanoptic(Dataset):
+    """COCO panoptic, and any set in its layout (Cityscapes, ADE20K and Mapillary are published in it).
+
+    Layout, found by itself: pictures in `train2017/`, PNGs in `panoptic_train2017/`, `panoptic_train2017.json` in the
+    root or in `annotations/`, likewise `val2017`; or the short names `train`, `panoptic_train`, `val`, `panoptic_val`.
+    Anything else is named by `splits`. Where only training and validation data exist, as in COCO, `test` is the
+    official validation set and `validation` is held out from training, so that choices never see the test.
+
+    Classes are 1..n in the order of the JSON's categories. Pixels of no segment and of crowd regions (`iscrowd`, which
+    the metric ignores too) are void. A row's instance is the segment's position in its list, from 1.
+    """
+
+    class Config(PartConfig):
+        root: str
+        splits: Mapping[Split, Source] | None = None
+        size: Size | None = None
+        """Keep rows decoded at this size: the whole picture, antialiased, labels by nearest; null reads the files."""
+        holdout: float = Field(0.1, gt=0, lt=0.5)
+        """Part of the training data held out (at most 1000 rows) for a split that has no files."""
+        limit: int | None = Field(None, ge=1)
+        """At most so many rows of each split."""
+        seed: int = 0
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.root = Path(config.root).expanduser()
+        self._rows: dict[str, LiveRows | StoredRows] = {}
+        self._last: tuple[Path, dict[str, Any]] | None = None
+
+    @cached_property
+    def info(self) -> DatasetInfo:
+        return DatasetInfo(
+            name="coco_panoptic",
+            fields=("image", "panoptic"),
+            classes=tuple((c["name"], bool(c.get("isthing", 1))) for c in self._categories),
+            category_ids=tuple(c["id"] for c in self._categories),
+        )
+
+    def rows(self, split: str) -> LiveRows | StoredRows:
+        """Rows of 'train', 'validation' or 'test': image uint8 [H, W, 3], panoptic int32 [H, W, 2]."""
+        if split not in SPLITS:
+            raise DataError(unknown("split", split, SPLITS))
+        if split not in self._rows:
+            self._rows[split] = self._read(split)
+        return self._rows[split]
+
+    def _read(self, split: str) -> LiveRows | StoredRows:
+        title = f"{self.root.name} {split}"
+        entries, missing = self._entries(split)
+        entries = [entries[i] for i in spread(len(entries), self.config.limit)]
+        key = key_of("coco_panoptic", self.config.size, [entry.state() for entry in entries])
+        if self.config.size is None:
+            return LiveRows(title, key, len(entries), partial(_read_at, entries, None), missing)
+        size = height_width(self.config.size)
+        fields = {"image": ((*size, 3), np.uint8), "panoptic": ((*size, 2), np.uint16)}
+        dtypes = {"panoptic": np.int32}
+        read = partial(_read_at, entries, size)
+        return StoredRows(title, key, len(entries), lambda: read_all(len(entries), read), fields, dtypes, missing)
+
+    def _entries(self, split: str) -> tuple[list[Entry], list[str]]:
+        """What a split has, and sentences about its missing files; held out of training where it has no files."""
+        absent = [name for name in SPLITS[1:] if name not in self._sources]
+        if "train" not in self._sources or split not in ("train", *absent):
+            return self._load(split)
+        entries, missing = self._load("train")
+        if not entries:
+            return entries, missing
+        part = hold_out(len(entries), absent, self.config.holdout, self.config.seed)[split]
+        return [entries[i] for i in part], missing if split == "train" else []
+
+    def _load(self, split: str) -> tuple[list[Entry], list[str]]:
+        if split not in self._sources:
+            have = ", ".join(self._sources)
+            raise DataError(f"'{self.root}' has no {split} data (found {have}); name its files with `splits.{split}`")
+        source = self._sources[split]
+        file = self.root / source.annotations
+        document = self._document(file)
+        classes = {c["id"]: i for i, c in enumerate(self._categories, start=1)}
+        pictures = {i["id"]: i["file_name"] for i in document.get("images", ())}
+        entries, missing = [], []
+        for annotation in document["annotations"]:
+            png = self.root / source.panoptic / annotation["file_name"]
+            name = pictures.get(annotation["image_id"], f"{png.stem}.jpg")
+            entry = Entry(self.root / source.images / name, png, _segments(annotation, classes, file))
+            absent = next((p for p in (entry.image, entry.panoptic) if not p.is_file()), None)
+            if absent is None:
+                entries.append(entry)
+            else:
+                missing.append(f"'{absent}' does not exist")
+        return entries, missing
+
+    def _document(self, file: Path) -> dict[str, Any]:
+        """The JSON of a split; the last one is kept, since classes and entries are read from it in turn."""
+        if self._last is None or self._last[0] != file:
+            self._last = (file, _read_json(file))
+        return self._last[1]
+
+    @cached_property
+    def _categories(self) -> list[dict[str, Any]]:
+        source = self._sources.get("train") or next(iter(self._sources.values()))
+        file = self.root / source.annotations
+        categories = self._document(file).get("categories")
+        if not categories:
+            raise DataError(f"'{file}' lists no categories; use the JSON that was published with the PNGs")
+        return categories
+
+    @cached_property
+    def _sources(self) -> Mapping[str, Source]:
+        if self.config.splits:
+            return {str(split): source for split, source in self.config.splits.items()}
+        if not self.root.is_dir():
+            raise DataError(f"the folder '{self.root}' does not exist; set `root` to the folder of the dataset")
+        found = {split: source for split, names in FOLDERS.items() if (source := self._find(names))}
+        if not found:
+            raise DataError(
+                f"'{self.root}' is not in the COCO panoptic layout (train2017/, panoptic_train2017/, "
+                "panoptic_train2017.json, or the same with 'train'); name the files with `splits`"
+            )
+        if "test" not in found and "validation" in found and "train" in found:
+            found["test"] = found.pop("validation")
+        return found
+
+    def _find(self, names: Sequence[str]) -> Source | None:
+        for name in names:
+            for folder, file in product((f"panoptic_{name}", f"annotations/panoptic_{name}"), repeat=2):
+                parts = {"images": name, "panoptic": folder, "json": f"{file}.json"}
+                if all((self.root / part).exists() for part in parts.values()):
+                    return Source.model_validate(parts)
+        return None
+
+
+def _read_at(entries: Sequence[Entry], size: tuple[int, int] | None, index: int) -> dict[str, np.ndarray]:
+    return entries[index].read(size)
+
+
+def _segments(annotation: Mapping[str, Any], classes: Mapping[int, int], file: Path) -> dict[int, tuple[int, int]]:
+    segments = {}
+    for number, segment in enumerate(annotation["segments_info"], start=1):
+        category = segment["category_id"]
+        if category not in classes:
+            known = ", ".join(map(str, classes))
+            raise DataError(
+                f"'{file}' gives segment {segment['id']} of '{annotation['file_name']}' the category {category}, "
+                f"which is not among its categories ({known}); add it there or correct the segment"
+            )
+        if not segment.get("iscrowd"):
+            segments[segment["id"]] = (classes[category], number)
+    return segments
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    try:
+        document = json.loads(file.read_text())
+    except FileNotFoundError:
+        raise DataError(f"'{file}' does not exist; check `root` and `splits`") from None
+    except (OSError, ValueError) as error:
+        raise DataError(f"'{file}' cannot be read as JSON: {error}") from error
+    if not isinstance(document, dict) or "annotations" not in document:
+        raise DataError(f"'{file}' has no annotations; it should be a COCO panoptic JSON")
+    return document
+
+
+@hookimpl
+def cynosure_register(register: Any) -> None:
+    register.dataset("coco_panoptic", CocoPanoptic)

@@ -1,0 +1,79 @@
+"""Procedural scenes: exact answers for every built-in task, without a download."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from typing import Any, cast
+
+from filelock import FileLock
+from pydantic import Field
+
+from cynosure import hookimpl
+from cynosure.core.contracts import Dataset, DatasetInfo, PartConfig
+from cynosure.data.scenes import CLASSES, SceneRows, build_scenes
+from cynosure.errors import DataError, unknown
+from cynosure.progress import Bar, ConsoleProgress
+from cynosure_plugins.datasets.pixels import Size
+from cynosure_plugins.datasets.splits import SPLITS
+from cynosure_plugins.datasets.store import cache_folder
+
+
+class Scenes(Dataset):
+    """Ray-cast scenes with panoptic maps, depth, captions and low-light copies, drawn once and kept on disk.
+
+    Splits are scenes of different seeds, so they never share one, however many each has.
+    """
+
+    class Config(PartConfig):
+        size: Size = 64
+        """Pixels: the side of a square, or [H, W]; 16 or more."""
+        train: int = Field(12288, ge=1)
+        validation: int = Field(512, ge=1)
+        test: int = Field(512, ge=1)
+        seed: int = Field(0, ge=0)
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self._rows: dict[str, Sequence[Mapping[str, Any]]] = {}
+
+    @property
+    def info(self) -> DatasetInfo:
+        return DatasetInfo(
+            name="scenes",
+            fields=("image", "panoptic", "depth", "low_light", "caption"),
+            classes=CLASSES,
+            category_ids=tuple(range(1, len(CLASSES) + 1)),
+        )
+
+    def rows(self, split: str) -> Sequence[Mapping[str, Any]]:
+        """Rows of 'train', 'validation' or 'test', all fields at the configured size; their arrays are read-only."""
+        if split not in SPLITS:
+            raise DataError(unknown("split", split, SPLITS))
+        if split not in self._rows:
+            self._rows[split] = self._draw(split)
+        return self._rows[split]
+
+    def _draw(self, split: str) -> Sequence[Mapping[str, Any]]:
+        config, count = self.config, getattr(self.config, split)
+        seed = len(SPLITS) * config.seed + SPLITS.index(split)
+        folder = cache_folder() / "scenes"
+        folder.mkdir(parents=True, exist_ok=True)
+        # Under the lock one process of a run draws while the others wait for its scenes.
+        with FileLock(folder / ".lock"), ExitStack() as shown:
+            bar: Bar | None = None
+            drawn = 0
+
+            def progress(done: int, total: int) -> None:
+                nonlocal bar, drawn
+                bar = bar or shown.enter_context(ConsoleProgress().bar(f"drawing scenes: {split}", total))
+                bar.advance(done - drawn)
+                drawn = done
+
+            scenes = build_scenes(seed, count, config.size, cache_dir=folder, progress=progress)
+        return cast("Sequence[Mapping[str, Any]]", SceneRows(scenes, config.size, self.info.fields))
+
+
+@hookimpl
+def cynosure_register(register: Any) -> None:
+    register.dataset("scenes", Scenes)

@@ -1,0 +1,64 @@
+"""Which source split serves as which of ours, and what is held out where a source has too few."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+
+from cynosure.errors import DataError
+
+SPLITS = ("train", "validation", "test")
+NAMES = {
+    "train": ("train", "training", "train2017"),
+    "validation": ("validation", "valid", "val", "dev", "eval", "val2017"),
+    "test": ("test", "testing"),
+}
+HOLD_OUT_AT_MOST = 1000
+
+
+def assign(available: Iterable[str]) -> dict[str, str]:
+    """Our splits -> source splits, from their names.
+
+    A lone split is training data whatever its name. With training and validation data alone, the official validation
+    set becomes the test: choices are then made on a part held out of training, and never see the test.
+    Raises DataError when no split looks like training data.
+    """
+    available = list(available)
+    if len(available) == 1:
+        return {"train": available[0]}
+    found = {ours: next((n for n in names if n in available), None) for ours, names in NAMES.items()}
+    given = {ours: theirs for ours, theirs in found.items() if theirs}
+    if "train" not in given:
+        raise DataError(f"none of the source's splits ({', '.join(available)}) is named train; say which with `splits`")
+    if "validation" in given and "test" not in given:
+        given["test"] = given.pop("validation")
+    return given
+
+
+def hold_out(count: int, absent: Sequence[str], fraction: float, seed: int) -> Mapping[str, np.ndarray]:
+    """Sorted positions, out of `count` training rows, of 'train' and of every absent split; none in two of them."""
+    each = min(HOLD_OUT_AT_MOST, max(1, round(fraction * count)))
+    if absent and len(absent) * each >= count:
+        raise DataError(
+            f"{count} training rows are too few to hold out {' and '.join(absent)} data from; "
+            "name rows for them with `splits`, or lower `holdout`"
+        )
+    order = np.random.default_rng(seed).permutation(count)
+    parts = {split: order[i * each : (i + 1) * each] for i, split in enumerate(absent)}
+    return {split: np.sort(part) for split, part in (parts | {"train": order[len(absent) * each :]}).items()}
+
+
+def hashed_split(identity: bytes, absent: Sequence[str], fraction: float, seed: int) -> str:
+    """The split of a streamed row by its identity alone, so that no order, shard or resume moves it to another."""
+    digest = hashlib.blake2b(identity, digest_size=8, key=str(seed).encode()).digest()
+    number = int(int.from_bytes(digest, "big") / 2**64 / fraction)
+    return absent[number] if number < len(absent) else "train"
+
+
+def spread(count: int, limit: int | None) -> np.ndarray:
+    """At most `limit` of `count` positions, evenly spread: sources are often sorted by class."""
+    if limit is None or limit >= count:
+        return np.arange(count)
+    return np.linspace(0, count - 1, limit).astype(np.int64)

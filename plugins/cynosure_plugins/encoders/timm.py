@@ -1,0 +1,141 @@
+"""Any image backbone of timm as the encoder of a prior, with or without its published weights."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Self, final
+
+import torch
+from pydantic import Field, model_validator
+from torch import nn
+
+from cynosure import hookimpl
+from cynosure.compat import import_timm
+from cynosure.core.blocks import to_tokens
+from cynosure.core.contracts import Encoder, PartConfig
+from cynosure.core.records import Shapes
+from cynosure.errors import CheckpointError, CynosureError, did_you_mean
+
+HEADS = ("attn_pool", "classifier", "conv_head", "fc", "fc_norm", "head", "head_dist", "norm_head")
+"""Modules that read the features; an encoder has no use for them."""
+
+
+@final
+class TimmEncoder(Encoder):
+    """Image [B, 3, H, W] -> one vector a patch or a cell of the last feature map, [B, N, d]; no class token.
+
+    Raises CynosureError for an unknown model, one that cannot work at this image size, and weights that do not arrive;
+    CheckpointError for a weights file that fits the backbone only in part.
+    """
+
+    class Config(PartConfig):
+        model: str = Field("vit_small_patch16_224", description="a name from timm.list_models()")
+        pretrained: bool = Field(False, description="fetch the published weights from the Hugging Face hub")
+        weights: Path | None = Field(None, description="a local safetensors file with the weights of this model")
+        frozen: bool = Field(False, description="leave the backbone as it is: no gradient, no batch statistics")
+
+        @model_validator(mode="after")
+        def _one_source(self) -> Self:
+            if self.pretrained and self.weights:
+                raise ValueError("set pretrained or weights, not both")
+            return self
+
+    def __init__(self, config: Config, shapes: Shapes) -> None:
+        super().__init__()
+        self.frozen = config.frozen
+        self.backbone = _backbone(config, shapes.image_size)
+        self.dim: int = self.backbone.num_features
+        if self.frozen:
+            _freeze(self.backbone)
+        mean, std = (torch.tensor(self.backbone.pretrained_cfg[k]).view(1, 3, 1, 1) for k in ("mean", "std"))
+        self.register_buffer("scale", 0.5 / std, persistent=False)
+        self.register_buffer("shift", (0.5 - mean) / std, persistent=False)
+        self.train()
+
+    def train(self, mode: bool = True) -> Self:
+        super().train(mode)
+        if self.frozen:
+            self.backbone.eval()
+        return self
+
+    def forward(self, inputs: Mapping[str, Any], task: str) -> torch.Tensor:
+        x = self.backbone.forward_features(inputs["image"] * self.scale + self.shift)
+        if x.ndim == 3:
+            return x[:, getattr(self.backbone, "num_prefix_tokens", 0) :]
+        if getattr(self.backbone, "output_fmt", "NCHW") == "NHWC":
+            return x.flatten(1, 2)
+        return to_tokens(x)
+
+
+def _backbone(config: TimmEncoder.Config, image_size: tuple[int, int]) -> Any:
+    timm = import_timm()
+    if not timm.is_model(config.model):
+        hint = did_you_mean(config.model, timm.list_models()) or "."
+        raise CynosureError(f"no timm model is named '{config.model}'{hint} timm.list_models('*vit*') lists names.")
+    published = timm.get_pretrained_cfg(config.model)
+    size = {"img_size": image_size} if published and published.fixed_input_size else {}
+    try:
+        backbone = timm.create_model(config.model, pretrained=config.pretrained, num_classes=0, **size)
+    except Exception as error:  # whatever timm, its models or the hub may raise
+        raise CynosureError(_reason(config, image_size, error)) from error
+    if config.weights:
+        _load(backbone, config.weights)
+    for name in HEADS:
+        if isinstance(getattr(backbone, name, None), nn.Module):
+            setattr(backbone, name, nn.Identity())
+    return backbone
+
+
+def _load(backbone: Any, path: Path) -> None:
+    """Fill a backbone from a safetensors file; the file may also hold a classifier, which is left out."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        state = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"encoder timm: '{path}' is not a readable safetensors file ({error}).") from error
+    resample = getattr(sys.modules[type(backbone).__module__], "checkpoint_filter_fn", None)
+    if resample is not None and len(inspect.signature(resample).parameters) >= 2:
+        state = resample(state, backbone)
+    own = backbone.state_dict()
+    state = {key: value for key, value in state.items() if key in own or not _of_head(key)}
+    wrong = [key for key in own if not _of_head(key) and key not in state]
+    wrong += [key for key, value in state.items() if key not in own or own[key].shape != value.shape]
+    if wrong:
+        raise CheckpointError(
+            f"encoder timm: '{path}' holds the weights of another model: {len(wrong)} tensors are missing, "
+            f"left over or of another shape, such as {', '.join(wrong[:3])}."
+        )
+    backbone.load_state_dict(state, strict=False)
+
+
+def _of_head(key: str) -> bool:
+    return key.partition(".")[0] in HEADS
+
+
+def _reason(config: TimmEncoder.Config, image_size: tuple[int, int], error: Exception) -> str:
+    said = str(error).strip().partition("\n")[0]
+    if config.pretrained and not isinstance(error, (AssertionError, TypeError, ValueError)):
+        return (
+            f"encoder timm: the weights of '{config.model}' did not arrive from the Hugging Face hub ({said}); "
+            "check the connection, or give a local file as weights."
+        )
+    size = f"{image_size[0]}x{image_size[1]}"
+    return f"encoder timm: '{config.model}' cannot work at {size} pixels ({said}); change image_size or the model."
+
+
+def _freeze(backbone: nn.Module) -> None:
+    """Make parameters plain state: whoever trains all parameters of a model then finds none here."""
+    for module in backbone.modules():
+        for name, parameter in list(module.named_parameters(recurse=False)):
+            delattr(module, name)
+            module.register_buffer(name, parameter.detach())
+
+
+@hookimpl
+def cynosure_register(register: Any) -> None:
+    register.encoder("timm", TimmEncoder)

@@ -1,0 +1,48 @@
+"""Files that the datasets read, a few pixels each."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+SIZE = (12, 16)
+
+
+def _picture(file: Path, seed: int) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(seed).integers(0, 256, (*SIZE, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(file)
+
+
+def pictures(folder: Path) -> dict[str, Any]:
+    """Sixteen pictures in one folder, with captions."""
+    lines = []
+    for i in range(16):
+        _picture(folder / f"{i}.png", i)
+        lines.append(json.dumps({"file_name": f"{i}.png", "caption": f"picture {i}"}))
+    (folder / "metadata.jsonl").write_text("\n".join(lines))
+    return {"source": str(folder)}
+
+
+def coco(folder: Path) -> dict[str, Any]:
+    """COCO's panoptic layout with two segments a picture."""
+    categories = [{"id": 7, "name": "ground", "isthing": 0}, {"id": 9, "name": "box", "isthing": 1}]
+    for split, count in (("train", 12), ("val", 4)):
+        annotations = []
+        for i in range(count):
+            name = f"{i:03d}"
+            _picture(folder / split / f"{name}.png", 100 * len(split) + i)
+            ids = np.full((*SIZE, 3), (1, 0, 0), dtype=np.uint8)
+            ids[6:, 4 : 8 + i % 4] = (0, 2, 0)  # 512
+            (folder / f"panoptic_{split}").mkdir(exist_ok=True)
+            Image.fromarray(ids).save(folder / f"panoptic_{split}" / f"{name}.png")
+            segments = [{"id": 1, "category_id": 7, "iscrowd": 0}, {"id": 512, "category_id": 9, "iscrowd": 0}]
+            annotations.append({"image_id": i, "file_name": f"{name}.png", "segments_info": segments})
+        images = [{"id": i, "file_name": f"{i:03d}.png", "height": SIZE[0], "width": SIZE[1]} for i in range(count)]
+        content = {"images": images, "annotations": annotations, "categories": categories}
+        (folder / f"panoptic_{split}.json").write_text(json.dumps(content))
+    return {"root": str(folder)}

@@ -1,0 +1,82 @@
+"""Every hook reaches plugins through the host's method for it, with the arguments of its specification."""
+
+import inspect
+from pathlib import Path
+
+import pytest
+
+from cynosure import hookspecs
+from cynosure.host import Host, load_host
+from cynosure.registry import PluginEntry, Registry
+
+HOOKS = {name: hook for name, hook in vars(hookspecs).items() if name.startswith("cynosure_")}
+CALLED_WHILE_LOADING = {"cynosure_register"}
+
+
+@pytest.fixture(params=sorted(set(HOOKS) - CALLED_WHILE_LOADING))
+def hook(request) -> str:
+    return request.param
+
+
+def implement(hook: str, folder: Path) -> Host:
+    arguments = ", ".join(inspect.signature(HOOKS[hook]).parameters)
+    file = folder / "plugin.py"
+    file.write_text(
+        f"from cynosure import hookimpl\nseen = []\n@hookimpl\ndef {hook}({arguments}):\n"
+        f"    seen.append(({arguments},))\n    return 'answer'\n"
+    )
+    return load_host(Registry({"plugin": PluginEntry(path=file)}), strict=True)
+
+
+def test_host_method_calls_the_hook_with_all_arguments(hook, tmp_path):
+    host = implement(hook, tmp_path)
+    values = tuple(object() for _ in inspect.signature(HOOKS[hook]).parameters)
+    result = getattr(host, hook.removeprefix("cynosure_"))(*values)
+    assert host.plugins[0].module.seen == [values], f"{hook} did not get its arguments in order"
+    options = HOOKS[hook].cynosure_spec
+    if options["firstresult"]:
+        assert result == "answer"
+    elif hook == "cynosure_transforms":
+        assert result == ["answer"]
+
+
+def test_host_methods_have_the_arguments_of_their_hooks(hook):
+    method = inspect.signature(getattr(Host, hook.removeprefix("cynosure_"))).parameters
+    assert list(method)[1:] == list(inspect.signature(HOOKS[hook]).parameters)
+
+
+def test_hooks_are_typed_and_documented(hook):
+    function = HOOKS[hook]
+    parameters = inspect.signature(function).parameters
+    assert all(p.annotation is not p.empty for p in parameters.values()), f"{hook} has an untyped argument"
+    text = inspect.getdoc(function) or ""
+    assert text.startswith("Fires") and "Return" in text, f"{hook} must say when it fires and what to return"
+    for name in parameters:
+        assert f"{name}: " in text, f"{hook} does not explain {name}"
+
+
+def test_built_in_answers_come_last(tmp_path):
+    file = tmp_path / "plugin.py"
+    file.write_text(
+        "from cynosure import hookimpl\n@hookimpl(wrapper=True)\ndef cynosure_predict(model, request):\n"
+        "    result = yield\n    return [*result, 'wrapped']\n"
+        "@hookimpl\ndef cynosure_render(prediction):\n    return 'mine' if prediction.mine else None\n"
+    )
+
+    class Model:
+        def answer(self, request):
+            return [request]
+
+    class Prediction:
+        mine = False
+
+        def image(self):
+            return "built in"
+
+    registry = Registry({"defaults": PluginEntry(module="cynosure.defaults"), "plugin": PluginEntry(path=file)})
+    host = load_host(registry, strict=True)
+    assert host.predict(Model(), "request") == ["request", "wrapped"]
+    prediction = Prediction()
+    assert host.render(prediction) == "built in"
+    prediction.mine = True
+    assert host.render(prediction) == "mine"
