@@ -80,7 +80,7 @@ class Components:
         if not inspect.isclass(cls):
             return f"{kind} '{name}' must be a class, not {type(cls).__name__}; register the class, not an instance"
         if inspect.isabstract(cls):
-            missing = ", ".join(sorted(cls.__abstractmethods__))
+            missing = ", ".join(sorted(getattr(cls, "__abstractmethods__", ())))
             return f"{kind} '{name}': {cls.__name__} lacks {missing}"
         if not hasattr(getattr(cls, "Config", None), "model_validate"):
             return f"{kind} '{name}': give {cls.__name__} a nested 'class Config(PartConfig)' with its options"

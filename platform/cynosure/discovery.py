@@ -108,12 +108,12 @@ def package_folder(entry: PluginEntry, group: str) -> Path | None:
 
 def _hooks(tree: ast.Module) -> Iterator[str]:
     """Functions under `@hookimpl`, by the hook they implement."""
-    for node in tree.body:
-        for decorator in node.decorator_list if isinstance(node, ast.FunctionDef) else ():
+    for function in (node for node in tree.body if isinstance(node, ast.FunctionDef)):
+        for decorator in function.decorator_list:
             marker = decorator.func if isinstance(decorator, ast.Call) else decorator
             if _last_name(marker) == "hookimpl":
                 keywords = decorator.keywords if isinstance(decorator, ast.Call) else []
-                yield next((_text(each.value) for each in keywords if each.arg == "specname"), node.name)
+                yield next((_text(each.value) for each in keywords if each.arg == "specname"), function.name)
 
 
 def _components(tree: ast.Module) -> Iterator[tuple[str, str]]:

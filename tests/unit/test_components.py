@@ -48,7 +48,7 @@ def test_every_kind_can_be_registered():
 
 
 def test_unknown_name_suggests_and_lists():
-    with pytest.raises(CynosureError, match="no metric is named 'psnrr', did you mean 'psnr'.*there is psnr, ssim"):
+    with pytest.raises(CynosureError, match=r"no metric is named 'psnrr', did you mean 'psnr'.*there is psnr, ssim"):
         components_with("ssim", "psnr").get("metric", "psnrr")
 
 
@@ -86,7 +86,7 @@ def test_build_leaves_parts_that_are_built_apart():
 
 
 def test_build_without_a_name_lists_the_names():
-    with pytest.raises(CynosureError, match="'name'.*psnr"):
+    with pytest.raises(CynosureError, match=r"'name'.*psnr"):
         components_with("psnr").build("metric", {"strength": 1})
 
 
@@ -110,7 +110,11 @@ def test_name_registered_twice_by_one_plugin_is_an_error():
 
 @pytest.mark.parametrize(
     ("cls", "message"),
-    [(Abstract, "Abstract lacks draw"), (object, "give object a nested 'class Config"), (Metric.Config(), "not an inst")],
+    [
+        (Abstract, "Abstract lacks draw"),
+        (object, "give object a nested 'class Config"),
+        (Metric.Config(), "not an inst"),
+    ],
 )
 def test_class_that_cannot_be_a_component_is_refused(cls, message):
     register = Register(Components(), "author")

@@ -144,7 +144,7 @@ def test_all_problems_of_a_plugin_come_together(load):
 
 
 def test_strict_raises_with_every_failure(load):
-    with pytest.raises(PluginError, match="(?s)plugin 'one' failed.*plugin 'two' failed"):
+    with pytest.raises(PluginError, match=r"(?s)plugin 'one' failed.*plugin 'two' failed"):
         load({"one": "1/0", "two": "import nothing_here", "good": GOOD}, strict=True)
 
 
@@ -174,7 +174,9 @@ def test_plugin_gets_its_options(load):
      ("", ">=3", "does not state its __version__"), ("2.1", "new", "is not a version")],
 )  # fmt: skip
 def test_required_version_is_checked(load, stated, wanted, problem):
-    host = load({"versioned": GOOD + (f"\n    __version__ = '{stated}'\n" if stated else "")}, entry={"version": wanted})
+    host = load(
+        {"versioned": GOOD + (f"\n    __version__ = '{stated}'\n" if stated else "")}, entry={"version": wanted}
+    )
     assert (problem in only_failure(host)) if problem else (host.versions() == {"versioned": "2.1"})
 
 
@@ -232,7 +234,9 @@ def test_changed_file_is_loaded_anew_and_an_unchanged_one_once(load, tmp_path):
     first = load({"good": GOOD}).components.get("metric", "good")
     entry = PluginEntry(path=tmp_path / "good.py")
     assert load_host(Registry({"good": entry})).components.get("metric", "good") is first, "classes must stay the same"
-    (tmp_path / "good.py").write_text((tmp_path / "good.py").read_text().replace("class Part", "class Part:\n  new = 1\nclass Part"))
+    (tmp_path / "good.py").write_text(
+        (tmp_path / "good.py").read_text().replace("class Part", "class Part:\n  new = 1\nclass Part")
+    )
     os.utime(tmp_path / "good.py", (1, 1))
     assert load_host(Registry({"good": entry})).components.get("metric", "good") is not first
 

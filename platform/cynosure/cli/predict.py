@@ -49,19 +49,15 @@ def predict(
     seed: Annotated[int, typer.Option("--seed", help="another seed gives other samples")] = 0,
     temperature: Annotated[
         float | None,
-        typer.Option("--temperature", min=0, help="0 is the likeliest code [default: recipe; several: 0.8]"),
+        typer.Option("--temperature", min=0, help="0 is the likeliest code [several samples: 0.8]"),
     ] = None,
     top_k: Annotated[int | None, typer.Option("--top-k", min=1, help="draw from the k likeliest codes")] = None,
     top_p: Annotated[
-        float | None, typer.Option("--top-p", min=0, max=1, help="draw from this much probability")
+        float | None, typer.Option("--top-p", min=0, max=1, help="draw from this probability mass")
     ] = None,
     grid: Annotated[bool, typer.Option("--grid", help=f"also write {GRID}: inputs and answers side by side")] = False,
-    batch_size: Annotated[
-        int | None, typer.Option("--batch-size", min=1, help="answers at a time [default: recipe]")
-    ] = None,
-    device: Annotated[
-        str | None, typer.Option("--device", help="cpu, cuda, ... [default: cuda if there is one]")
-    ] = None,
+    batch_size: Annotated[int | None, typer.Option("--batch-size", min=1, help="answers at a time")] = None,
+    device: Annotated[str | None, typer.Option("--device", help="cpu, cuda, ... [default: cuda if any]")] = None,
 ) -> None:
     """Answer for each source with every task; exits with 1 when some sources are bad, with 2 when all are."""
     from cynosure.process import tune
@@ -169,9 +165,8 @@ def save(answer: Answer, path: Path) -> list[Path]:
             target.parent.mkdir(parents=True, exist_ok=True)
             written += prediction.save(target)
         except OSError as error:
-            raise CynosureError(
-                f"could not write {target} ({error.strerror or error}): choose another --output"
-            ) from error
+            reason = error.strerror or error
+            raise CynosureError(f"could not write {target} ({reason}): choose another --output") from error
     return written
 
 

@@ -88,7 +88,6 @@ def differences(text: str, recipe: Recipe) -> list[str]:
     return sorted({dotted(tuple(part for part in key if isinstance(part, str))) for key in trains})
 
 
-
 def resolve(source: str | Path, registry: Registry) -> Path:
     """The file of a recipe given by path or by name; raises CynosureError that lists what exists."""
     path = Path(source)

@@ -27,9 +27,10 @@ from cynosure.run.grids import evaluation_grid, photograph_grid
 from cynosure.run.loading import load
 from cynosure.run.report import Report
 from cynosure.train.loop import train
-from cynosure.train.saving import has_progress, is_finished
+from cynosure.train.saving import has_progress
 
 RECIPE = "unified/tiny"
+SCENES_PER_MINUTE = 1280
 TIMED_STEPS = 8
 EVALUATED = 512
 ROWS_SHOWN = 6
@@ -37,7 +38,7 @@ PICTURE_SECONDS = 20.0
 """Time that the pictures take; measured on two cores."""
 MARGIN = 0.93
 """Share of the time that is planned; the rest is for what a measurement of eight steps cannot know."""
-METRICS, PICTURES, TABLE = "metrics.json", "pictures", "table.txt"
+METRICS, PICTURES = "metrics.json", "pictures"
 
 
 def demo(
@@ -54,16 +55,17 @@ def demo(
     if minutes < 1:
         raise CynosureError("the demo needs at least one minute: give --minutes 1 or more.")
     start = time.monotonic()
-    if is_finished(directory):
+    if (directory / METRICS).is_file():
         shutil.rmtree(directory)
     if has_progress(directory):
-        progress.say(f"going on with the interrupted demo in {directory}.")
+        progress.say(f"going on with the interrupted demo in {directory}, with the steps that were planned then.")
         session = Session.open(load_recipe(directory / "recipe.yaml", [], host), host)
     else:
-        session = Session.open(load_recipe(RECIPE, [f"seed={seed}"], host), host)
+        sets = [f"seed={seed}", f"data.scenes.train={scenes_for(minutes)}"]
+        session = Session.open(load_recipe(RECIPE, sets, host), host)
         prepare_data(session)
         left = minutes * 60 * MARGIN - (time.monotonic() - start)
-        session = plan(session, left, progress)
+        session = plan(session, sets, left, progress)
     train(session, directory, resume=has_progress(directory), progress=progress)
     return report(session, host, directory, progress)
 
@@ -74,7 +76,12 @@ def prepare_data(session: Session) -> None:
             dataset.rows(name)
 
 
-def plan(session: Session, seconds: float, progress: Progress) -> Session:
+def scenes_for(minutes: float) -> int:
+    """About as many scenes as the steps that fit will look at; more time is better spent on new ones."""
+    return round(min(max(SCENES_PER_MINUTE * minutes, 1024), 65536))
+
+
+def plan(session: Session, sets: list[str], seconds: float, progress: Progress) -> Session:
     """The session with as many steps a stage as fit into `seconds`, in the proportions of the recipe.
 
     Measured on this machine: a few steps of every stage, the speed of the oracle and of the prior.
@@ -94,12 +101,11 @@ def plan(session: Session, seconds: float, progress: Progress) -> Session:
         views = 1
         scale = (seconds - fixed - cache) / per_unit
     scale = max(scale, 0.02)
-    sets = {f"train.{stage}.steps": max(1, round(getattr(settings, stage).steps * scale)) for stage in settings.stages}
-    sets["train.prior.views"] = views
-    sets["train.refit.examples"] = max(64, min(rows, round(settings.refit.examples * scale)))
-    planned = " · ".join(f"{stage} {sets[f'train.{stage}.steps']}" for stage in settings.stages)
-    progress.say(f"steps that fit: {planned}.")
-    recipe = load_recipe(RECIPE, [f"seed={session.recipe.seed}", *(f"{k}={v}" for k, v in sets.items())], session.host)
+    steps = {stage: max(1, round(getattr(settings, stage).steps * scale)) for stage in settings.stages}
+    progress.say("steps that fit: " + " · ".join(f"{stage} {count}" for stage, count in steps.items()) + ".")
+    sets = [*sets, *(f"train.{stage}.steps={count}" for stage, count in steps.items()), f"train.prior.views={views}"]
+    sets += [f"train.refit.examples={max(64, min(rows, round(settings.refit.examples * scale)))}"]
+    recipe = load_recipe(RECIPE, sets, session.host)
     return Session(complete(recipe, session.datasets, session.host), session.host, session.datasets)
 
 

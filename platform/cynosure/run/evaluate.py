@@ -1,4 +1,4 @@
-"""Evaluation: every task's metrics with codes from the oracle, the prior, at random and without, and a trivial baseline.
+"""Evaluation: every task's metrics with codes from oracle and prior, at random and without, beside a trivial baseline.
 
 The comparison is the point: the oracle is the ceiling, random and no codes show that codes matter, and an answer that
 does not beat the baseline is none. Shapes: B batch, L code length, D depth, K vocabulary.
@@ -54,8 +54,10 @@ def evaluate(
     """Measure `tasks` (default: all) on the first `limit` rows of a split.
 
     Sources that the model cannot give are left out: a model without tokenizer has only 'none', one without a prior no
-    'prior'. The model is left in evaluation mode. With `world` processes each measures its own rows and all report the
-    whole, provided that metrics are torchmetrics. `settings` default to the recipe's `eval.sampling`. `run` is what the hook cynosure_evaluated sees (default: `model`).
+    'prior'. `settings` default to the recipe's `eval.sampling`. The model is left in evaluation mode. With `world`
+    processes each measures its own rows and all report the whole, provided that metrics are torchmetrics. `run` is what
+    the hook cynosure_evaluated sees (default: `model`).
+
     Raises CynosureError for an unknown task, DataError for a split without rows.
     """
     guided = model if isinstance(model, GuidedModel) else model.model
@@ -80,7 +82,7 @@ def evaluate(
 
 
 def during_training(run: Run) -> dict[str, float]:
-    """Evaluation as the recipe's `eval` has it, flat and named for logs; stage `codes` leaves the untrained prior out."""
+    """Evaluation as the recipe's `eval` has it, named for logs; stage `codes` leaves the untrained prior out."""
     options = run.recipe.eval
     report = evaluate(
         run.model,
@@ -142,7 +144,7 @@ class _Measurement:
         self.main = "prior" if "prior" in self.sources else self.sources[-1]
         self.device = next(model.parameters()).device
         self.metrics: dict[str, list[Any]] = {source: self._metrics() for source in self.sources}
-        self.codes = _CodeStatistics(model.tokenizer.spec, world) if model.tokenizer is not None else None
+        self.codes = CodeStatistics(model.tokenizer.spec, world) if model.tokenizer is not None else None
         self.rows, self.seconds = 0, 0.0
         self.samples: list[Prediction] = []
         self._baseline: Callable[[Batch], list[Prediction]] | None = None
@@ -208,7 +210,7 @@ def _values(metrics: Sequence[Any]) -> dict[str, float]:
     return {name: float(value) for metric in metrics for name, value in metric.compute().items()}
 
 
-class _CodeStatistics:
+class CodeStatistics:
     """How the codebook is used by the oracle and by the prior, and how the two compare."""
 
     def __init__(self, spec: CodeSpec, world: int) -> None:
@@ -244,7 +246,7 @@ class _CodeStatistics:
         return found
 
     def _usage(self, source: str, rows: float, device: torch.device) -> dict[str, float]:
-        values = {}
+        values: dict[str, float] = {}
         for segment, seen in zip(self.spec.segments, self.counts[source], strict=True):
             counts = torch.tensor(total(seen.tolist(), device, self.world))
             suffix = f"/{segment.name}" if len(self.spec.segments) > 1 else ""

@@ -61,11 +61,11 @@ def grid(
     for header, left, column in zip(headers, lefts, widths, strict=True):
         _header(draw, header, left + column // 2, MARGIN + header_height - GAP)
     top = MARGIN + header_height
-    for index, (row, row_height) in enumerate(zip(pictures, heights, strict=True)):
+    for index, (fitted, row_height) in enumerate(zip(pictures, heights, strict=True)):
         if row_labels:
             middle = top + row_height // 2
             draw.text((MARGIN + label_width - GAP, middle), row_labels[index], SOFT, _font(SMALL), anchor="rm")
-        for picture, left, column in zip(row, lefts, widths, strict=True):
+        for picture, left, column in zip(fitted, lefts, widths, strict=True):
             if picture is not None:
                 at = (left + (column - picture.width) // 2, top + (row_height - picture.height) // 2)
                 sheet.paste(picture, at, _rounded(picture.size))
@@ -75,7 +75,7 @@ def grid(
 
 
 def fit(picture: np.ndarray, cell: int) -> Image.Image:
-    """uint8 [H, W, 3] at a size that suits a cell: at most `cell` pixels a side, less when that needs a broken factor."""
+    """uint8 [H, W, 3] at most `cell` pixels a side; small pictures grow by a whole factor only."""
     image = Image.fromarray(np.ascontiguousarray(picture))
     longest = max(image.size)
     if longest <= cell:

@@ -17,11 +17,10 @@ from cynosure.errors import CheckpointError
 from cynosure.host import Host, describe, load_host
 from cynosure.run.predictor import Predictor
 from cynosure.train.checkpoint import load_state, model_file, read_tensors
+from cynosure.train.saving import FORMAT
 
 if TYPE_CHECKING:
     from cynosure.registry import Registry
-
-FORMAT = "cynosure-1"
 
 
 def load(
@@ -33,7 +32,9 @@ def load(
     """The trained model of a run folder, or of one of its files, ready to predict.
 
     Only plugins that the registry trusts are imported, whatever the file says. `device` defaults to CUDA where there is
-    one. Raises CheckpointError when there is no model, the file was not written by Cynosure, a component that it needs is
+    one.
+
+    Raises CheckpointError when there is no model, the file was not written by Cynosure, a component that it needs is
     not registered, or the weights do not fit.
     """
     file = model_file(Path(path).expanduser())
@@ -41,9 +42,8 @@ def load(
     recipe = _recipe(told, file)
     host = host or load_host(registry)
     if missing := [part for part in _parts(recipe) if part[1] not in host.components.names(part[0])]:
-        raise CheckpointError(
-            f"{file} needs {_needs(missing)}: {_remedy(json.loads(told.get('plugins', '{}')), host)}."
-        )
+        trained_with = json.loads(told.get("plugins", "{}"))
+        raise CheckpointError(f"{file} needs {_needs(missing)}: {_remedy(trained_with, host)}.")
     model = build_model(recipe, host)
     load_state(model, tensors, file)
     model.set_stage(None)
@@ -54,7 +54,7 @@ def _recipe(told: Mapping[str, str], file: Path) -> Recipe:
     if told.get("format") != FORMAT:
         what = f"is of format '{told['format']}'" if "format" in told else "is a foreign file without a recipe"
         raise CheckpointError(
-            f"{file} {what}, this version reads '{FORMAT}': give a run that `cynosure train` or `cynosure convert` wrote."
+            f"{file} {what}, not '{FORMAT}': give a run that `cynosure train` or `cynosure convert` wrote."
         )
     try:
         return Recipe.model_validate(parse_yaml(told["recipe"], str(file)).data)
@@ -87,10 +87,8 @@ def _remedy(trained_with: Mapping[str, str], host: Host) -> str:
         if name in failed:
             advice.append(describe(failed[name]))
         elif name in host.registry.plugins and name not in loaded:
-            advice.append(
-                f"it was trained with plugin '{name}', which is disabled: set 'enabled: true' in registry.yaml"
-            )
+            advice.append(f"its plugin '{name}' is disabled: set 'enabled: true' in registry.yaml")
         elif name not in loaded:
             what = f"'{name}' {version}".strip()
-            advice.append(f"it was trained with plugin {what}, which is not installed: add it to registry.yaml")
-    return "; ".join(advice) or "no plugin of its training is absent, so one has renamed it; install the older version"
+            advice.append(f"its plugin {what} is unknown here: install it and add it to registry.yaml")
+    return "; ".join(advice) or "one of its plugins has dropped it since: install the plugin's older version"

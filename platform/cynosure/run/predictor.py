@@ -103,10 +103,11 @@ class Predictor:
         """One source -> a Prediction; a list of sources -> a list of them. With `samples` > 1, a list in its place.
 
         A source is a path, bytes, a PIL image, an array or a tensor (see `load_picture`), a string where the task reads
-        text, or a row: a mapping of columns, which may hold the truth for `codes="oracle"`. `task` may be left out where
-        the model has one task. An answer depends on the source, its place in the list, `seed` and the number of the
-        sample, never on the batch. Unless given, sampling is as in the recipe's `eval.sampling`, but several samples of
-        a recipe with temperature 0 are drawn at 0.8. `on_error="collect"` puts the DataError of a bad source in its place.
+        text, or a row: a mapping of columns, which may hold the truth for `codes="oracle"`. `task` may be left out
+        where the model has one task. An answer depends on the source, its place in the list, `seed` and the number of
+        the sample, never on the batch. Unless given, sampling is as in the recipe's `eval.sampling`, but several
+        samples of a recipe with temperature 0 are drawn at 0.8. `on_error="collect"` puts the DataError of a bad source
+        in its place.
 
         Raises DataError, naming the source, and CynosureError for an unknown task or codes that cannot be had.
         """

@@ -20,9 +20,9 @@ class TaskReport:
     """One task. `metrics`: column -> metric name -> value, over `rows` rows.
 
     `codes`: column -> statistic -> value; 'used' is the share of the codebook, 'perplexity' of the code frequencies,
-    'nats per code' what the oracle's codes cost the prior, 'agreement' the share of codes in which the prior's sample is
-    the oracle's, 'distinct' the share of rows whose code no earlier row of the report has. `images_per_second` is the
-    speed of complete answers with codes from the prior.
+    'nats per code' what the oracle's codes cost the prior, 'agreement' the share of codes in which the prior's sample
+    is the oracle's, 'distinct' the number of different codes over the number of rows. `images_per_second` is the speed
+    of complete answers with codes from the prior.
     """
 
     rows: int

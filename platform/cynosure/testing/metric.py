@@ -2,39 +2,51 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
 from math import isfinite, isnan
 from typing import Any
 
+from cynosure.core.contracts import Task
 from cynosure.core.metrics import SumMetric
 from cynosure.core.records import Prediction
+from cynosure.errors import CynosureError
 from cynosure.testing import task as tasks
 from cynosure.testing.checks import Subject, check
 
-Made = tuple[Callable[[], Any], list[Prediction], list[Prediction]]
+
+@dataclass(frozen=True)
+class Material:
+    """A new metric from `make`, and a task's truths and trivial answers to feed it."""
+
+    make: Callable[[], Any]
+    truths: list[Prediction]
+    wrong: list[Prediction]
 
 
-def _material(subject: Subject) -> Made:
-    """How to build the metric, with truths and wrong answers; `options` may name the `task` with its own options."""
-    named = subject.options.get("task")
+def _material(subject: Subject) -> Material:
+    """From the first task that reports the metric; `options` may name the `task`, with its own options."""
     components = subject.host.components
-    for name, cls in components.items("task"):
-        if named is not None and named["name"] != name:
-            continue
-        testing: Mapping[str, Any] = getattr(cls, "TESTING", {})
-        options = dict(named if named is not None else testing.get("options", {}))
-        try:
-            task = tasks.build(Subject(subject.host, "task", name, options))
-        except Exception:
-            if named is not None:
-                raise
-            continue  # a task that needs options, and is not the one asked for
+    for task in _tasks(subject):
         if subject.name in task.metrics():
-            own = {**task.metrics()[subject.name], **{k: v for k, v in subject.options.items() if k != "task"}}
+            asked = {key: value for key, value in subject.options.items() if key != "task"}
+            options = {**task.metrics()[subject.name], **asked, "name": subject.name}
             batch = tasks.batch_of(task)
-            make = lambda: components.build("metric", {**own, "name": subject.name})  # noqa: E731
-            return make, task.truth(batch), task.baseline(iter([batch]))(batch)
+            answer = task.baseline(iter([batch]))
+            return Material(partial(components.build, "metric", options), task.truth(batch), answer(batch))
     raise AssertionError("no registered task reports this metric; name one in the options: {'task': {'name': ...}}")
+
+
+def _tasks(subject: Subject) -> Iterator[Task]:
+    if named := subject.options.get("task"):
+        yield tasks.build(Subject(subject.host, "task", named["name"], named))
+        return
+    for name, cls in subject.host.components.items("task"):
+        options = getattr(cls, "TESTING", {}).get("options", {})
+        with suppress(CynosureError):  # a task that needs options
+            yield tasks.build(Subject(subject.host, "task", name, options))
 
 
 def _values(metric: Any) -> dict[str, float]:
@@ -49,13 +61,14 @@ def _same(a: Mapping[str, float], b: Mapping[str, float]) -> bool:
 
 @check("metric")
 def knows_what_nothing_is(subject: Subject) -> None:
-    make, _, _ = _material(subject)
+    make = _material(subject).make
     assert _values(make()), "compute() without any update must give its values, NaN where there are none"
 
 
 @check("metric")
 def perfect_answers_have_a_value(subject: Subject) -> None:
-    make, truths, _ = _material(subject)
+    material = _material(subject)
+    make, truths = material.make, material.truths
     metric = make()
     metric.update(truths, truths)
     values = _values(metric)
@@ -64,7 +77,8 @@ def perfect_answers_have_a_value(subject: Subject) -> None:
 
 @check("metric")
 def wrong_answers_count(subject: Subject) -> None:
-    make, truths, wrong = _material(subject)
+    material = _material(subject)
+    make, truths, wrong = material.make, material.truths, material.wrong
     perfect, poor = make(), make()
     perfect.update(truths, truths)
     poor.update(wrong, truths)
@@ -73,7 +87,8 @@ def wrong_answers_count(subject: Subject) -> None:
 
 @check("metric")
 def batches_add_up(subject: Subject) -> None:
-    make, truths, wrong = _material(subject)
+    material = _material(subject)
+    make, truths, wrong = material.make, material.truths, material.wrong
     whole, parts = make(), make()
     whole.update(wrong, truths)
     for answer, truth in zip(wrong, truths, strict=True):
@@ -84,7 +99,8 @@ def batches_add_up(subject: Subject) -> None:
 
 @check("metric")
 def reset_forgets(subject: Subject) -> None:
-    make, truths, wrong = _material(subject)
+    material = _material(subject)
+    make, truths, wrong = material.make, material.truths, material.wrong
     metric = make()
     metric.update(wrong, truths)
     metric.reset()
@@ -96,7 +112,7 @@ def reset_forgets(subject: Subject) -> None:
 
 @check("metric")
 def processes_add_up(subject: Subject) -> None:
-    make, _, _ = _material(subject)
+    make = _material(subject).make
     metric = make()
     if isinstance(metric, SumMetric):
         return

@@ -25,10 +25,6 @@ def has_progress(directory: Path) -> bool:
     return (directory / files.MODEL).is_file() or bool(files.step_directories(directory))
 
 
-def is_finished(directory: Path) -> bool:
-    return (directory / files.MODEL).is_file()
-
-
 def newest(directory: Path) -> Path | None:
     """The newest training checkpoint."""
     found = files.step_directories(directory)

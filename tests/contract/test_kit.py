@@ -1,0 +1,202 @@
+"""The kit itself: components that break their contract are told so, by the check that guards it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from cynosure.core.contracts import Base, Encoder, PartConfig, Prior, Quantizer
+from cynosure.core.metrics import SumMetric
+from cynosure.core.records import Codes, Quantized, SampleSettings, Shapes
+from cynosure.errors import CynosureError
+from cynosure.host import Host, load_host
+from cynosure.testing import check_component
+
+
+class Rounding(Quantizer):
+    """A sound quantizer to start from: the sign of the first number chooses one of two codewords."""
+
+    class Config(PartConfig):
+        pass
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.vocab_size, self.dim, self.depth = 2, 3, 1
+        self.register_buffer("codewords", torch.tensor([[-1.0, 0, 0], [1, 0, 0]]))
+
+    def forward(self, vectors: torch.Tensor) -> Quantized:
+        vectors = vectors.float()
+        if not bool(vectors.isfinite().all()):
+            raise CynosureError("not finite")
+        ids = (vectors[..., :1] > 0).long()
+        passed = self.lookup(ids) + vectors - vectors.detach()
+        return Quantized(passed, ids, {}, torch.bincount(ids.flatten(), minlength=2))
+
+    def lookup(self, ids: torch.Tensor) -> torch.Tensor:
+        return self.codewords[ids[..., 0]]
+
+
+class NoGradient(Rounding):
+    def forward(self, vectors: torch.Tensor) -> Quantized:
+        found = super().forward(vectors)
+        return Quantized(found.vectors.detach().requires_grad_(), found.ids, {}, found.usage)
+
+
+class LearnsInEvaluation(Rounding):
+    def forward(self, vectors: torch.Tensor) -> Quantized:
+        found = super().forward(vectors)
+        self.codewords = self.codewords * 0.9
+        return found
+
+
+class HiddenState(Rounding):
+    def __init__(self, config: Rounding.Config) -> None:
+        super().__init__(config)
+        self.scale = float(torch.rand(()))
+
+    def lookup(self, ids: torch.Tensor) -> torch.Tensor:
+        return super().lookup(ids) * self.scale
+
+
+class TakesNaN(Rounding):
+    def forward(self, vectors: torch.Tensor) -> Quantized:
+        return super().forward(vectors.nan_to_num())
+
+
+class Deaf(Base):
+    """Ignores its codes."""
+
+    class Config(PartConfig):
+        pass
+
+    def __init__(self, config: Config, shapes: Shapes) -> None:
+        super().__init__()
+        self.heads = nn.ModuleDict({task: nn.Conv2d(3, c, 1) for task, c in shapes.channels.items()})
+
+    def forward(self, inputs: Mapping[str, Any], vectors: torch.Tensor | None, task: str) -> torch.Tensor:
+        return self.heads[task](inputs["image"])
+
+
+class Idle(Deaf):
+    """Has a layer that it never uses."""
+
+    def __init__(self, config: Deaf.Config, shapes: Shapes) -> None:
+        super().__init__(config, shapes)
+        self.unused = nn.Linear(2, 2)
+
+
+class Nosy(Encoder):
+    """Looks at the other rows of the batch."""
+
+    class Config(PartConfig):
+        pass
+
+    def __init__(self, config: Config, shapes: Shapes) -> None:
+        super().__init__()
+        self.dim = 3
+        self.scale = nn.Parameter(torch.ones(3))
+
+    def forward(self, inputs: Mapping[str, Any], task: str) -> torch.Tensor:
+        x = inputs["image"].flatten(2).transpose(1, 2)
+        return (x - x.mean(0)) * self.scale
+
+
+class Careless(Prior):
+    """Uniform codes from the global generator: no seeds, no known codes, no greed."""
+
+    class Config(PartConfig):
+        pass
+
+    def __init__(self, config: Config, shapes: Shapes, encoder: Encoder | None) -> None:
+        super().__init__()
+        assert shapes.spec is not None
+        self.spec = shapes.spec
+        self.logits = nn.Parameter(torch.zeros(self.spec.vocab_size))
+
+    def loss(self, inputs: Mapping[str, Any], codes: Codes, task: str) -> dict[str, torch.Tensor]:
+        return {"nll": -self.logits.log_softmax(0)[codes.ids].mean()}
+
+    def sample(self, inputs: Mapping[str, Any], task: str, settings: SampleSettings, seeds: torch.Tensor) -> Codes:
+        size = (len(seeds), self.spec.length, self.spec.depth)
+        return Codes(torch.randint(self.spec.vocab_size, size), self.spec)
+
+
+class LastBatch(SumMetric):
+    """Keeps only what came last."""
+
+    class Config(PartConfig):
+        min_depth: float = 0
+        max_depth: float = 1
+
+    TESTING: ClassVar = {"options": {"task": {"name": "depth", "encoding": "log"}}}
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(error=1)
+
+    def update(self, predictions: Any, truths: Any) -> None:
+        self.reset()
+        super().update(predictions, truths)
+
+    def measure(self, prediction: Mapping[str, np.ndarray], truth: Mapping[str, np.ndarray]) -> dict[str, float]:
+        return {"error": float(np.abs(prediction["depth"] - truth["depth"]).mean())}
+
+    def results(self, sums: Mapping[str, np.ndarray]) -> dict[str, float]:
+        return {"error": float(sums["error"][0])}
+
+
+@pytest.fixture(scope="module")
+def host() -> Host:
+    host = load_host(only=["depth"])
+    for cls in (Rounding, NoGradient, LearnsInEvaluation, HiddenState, TakesNaN):
+        host.components.add("quantizer", cls.__name__, cls, "test")
+    for cls in (Deaf, Idle):
+        host.components.add("base", cls.__name__, cls, "test")
+    host.components.add("encoder", "Nosy", Nosy, "test")
+    host.components.add("prior", "Careless", Careless, "test")
+    host.components.add("metric", "depth_error", LastBatch, "test")
+    return host
+
+
+BROKEN = [
+    ("quantizer", "Rounding", set()),
+    ("quantizer", "NoGradient", {"gradient_passes_straight_through"}),
+    (
+        "quantizer",
+        "LearnsInEvaluation",
+        {"lookup_gives_the_vectors", "quantizing_twice_changes_nothing", "evaluation_changes_nothing"},
+    ),
+    ("quantizer", "HiddenState", {"state_survives"}),
+    ("quantizer", "TakesNaN", {"refuses_nan"}),
+    ("base", "Deaf", {"codes_matter"}),
+    ("base", "Idle", {"codes_matter", "gradient_reaches_every_parameter"}),
+    ("encoder", "Nosy", {"rows_are_independent"}),
+    (
+        "prior",
+        "Careless",
+        {"seeds_decide", "rows_are_independent", "known_codes_are_kept", "temperature_zero_is_greedy"},
+    ),
+    ("metric", "depth_error", {"batches_add_up"}),
+]
+
+
+@pytest.mark.parametrize(("kind", "name", "guards"), BROKEN, ids=[f"{kind}-{name}" for kind, name, _ in BROKEN])
+def test_a_broken_contract_is_found_by_its_check(host: Host, kind: str, name: str, guards: set[str]) -> None:
+    failed = {r.check: r.message for r in check_component(host, kind, name) if not r.ok}
+    assert not guards - set(failed), f"{name} breaks {guards - set(failed)} unnoticed"
+    assert not set(failed) - guards, f"{name} is blamed for what it does right: {failed}"
+    assert all(failed.values()), "every failure says what is wrong"
+
+
+def test_a_check_can_be_skipped_with_a_reason(host: Host) -> None:
+    results = {r.check: r for r in check_component(host, "base", "Deaf", skip={"codes_matter": "it has none"})}
+    assert results["codes_matter"].ok and "it has none" in results["codes_matter"].message
+
+
+def test_skipping_an_unknown_check_names_the_closest(host: Host) -> None:
+    with pytest.raises(CynosureError, match="codes_matter"):
+        check_component(host, "base", "Deaf", skip={"code_matters": "typo"})

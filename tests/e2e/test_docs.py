@@ -1,0 +1,99 @@
+"""Every command and every Python example of the documentation runs, on models too small to be good."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from cynosure.cli.app import main
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = ["README.md", "docs/writing-a-task.md", "docs/recipes.md"]
+SMALL = [
+    "--set=data.scenes.train=64",
+    "--set=data.scenes.validation=16",
+    "--set=data.scenes.test=16",
+    "--set=train.codes.steps=2",
+    "--set=train.prior.steps=2",
+    "--set=train.refit.steps=1",
+    "--set=train.refit.examples=16",
+]
+
+
+def commands(page: str) -> list[list[str]]:
+    """The shell lines of a page, split into words, without comments and redirections."""
+    blocks = re.findall(r"```sh\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
+    lines = "".join(blocks).replace("\\\n", " ").splitlines()
+    words = [shlex.split(line, comments=True) for line in lines]
+    return [w[: w.index(">")] if ">" in w else w for w in words if w]
+
+
+def examples(page: str) -> list[str]:
+    return re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
+
+
+def run(arguments: list[str]) -> None:
+    """`cynosure` in this process; the command ends with SystemExit, 0 when all is well."""
+    try:
+        main(arguments)
+    except SystemExit as stopped:
+        assert stopped.code in (0, None), f"cynosure {shlex.join(arguments)} failed with {stopped.code}"
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder as a reader would have it: photographs, and a demo run."""
+    from cynosure.data.pictures import sample_photographs
+
+    folder = tmp_path_factory.mktemp("reader")
+    (folder / "folder").mkdir()
+    for place, (_, picture) in zip(("photo.jpg", "folder/cat.jpg"), sample_photographs(), strict=False):
+        Image.fromarray(picture).resize((160, 120)).save(folder / place)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setenv("CYNOSURE_CACHE", str(folder / "cache"))
+        run(["train", "unified/tiny", "-o", "runs/demo", *SMALL])
+        yield folder
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_command_of_the_page_works(page: str, workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("photo.jpg", "folder", "runs"):
+        (tmp_path / name).symlink_to(workspace / name)
+    (tmp_path / "runs").unlink()
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "demo").symlink_to(workspace / "runs" / "demo")
+    monkeypatch.chdir(tmp_path)
+    found = commands(page)
+    assert found, f"{page} has no shell block"
+    for words in found:
+        if words[0] == "make":
+            assert f"\n{words[1]}:" in (ROOT / "Makefile").read_text(), f"the Makefile has no target {words[1]}"
+        else:
+            assert words[0] == "cynosure", f"{page} shows a command that no test runs: {shlex.join(words)}"
+            run([*words[1:], *(SMALL if words[1] == "train" else [])])
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if examples(page)])
+def test_every_python_example_of_the_page_works(page: str, workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(workspace)
+    for source in examples(page):
+        exec(compile(source, page, "exec"), {})
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_and_pictures_exist(page: str) -> None:
+    for target in re.findall(r"\]\(([^)#:]+)\)", (ROOT / page).read_text()):
+        assert ((ROOT / page).parent / target).exists(), f"{page} links to {target}, which does not exist"
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_uses_are_short(page: str) -> None:
+    """A use that needs more than fifteen lines is a use that nobody tries."""
+    for block in re.findall(r"```(?:sh|python)\n(.*?)```", (ROOT / page).read_text(), re.DOTALL):
+        assert len(block.splitlines()) <= 15
