@@ -97,8 +97,11 @@ class Colorization(Task):
         return prediction.values["rgb"]
 
     def save(self, prediction: Prediction, path: Path) -> list[Path]:
-        """An RGB picture, path.png."""
-        return [files.write_png(path, prediction.values["rgb"])]
+        """An RGB picture, path.png; with the transparency of the original where it had one."""
+        pixels = prediction.values["rgb"]
+        if "alpha" in prediction.meta:
+            pixels = np.dstack([pixels, prediction.meta["alpha"]])
+        return [files.write_png(path, pixels)]
 
 
 @hookimpl

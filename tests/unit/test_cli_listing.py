@@ -179,3 +179,45 @@ def test_new_plugin_overwrites_nothing(capsys):
     Path("mine.py").write_text("precious")
     assert run("plugins", "new", "mine") == 2
     assert Path("mine.py").read_text() == "precious" and not Path("registry.yaml").exists()
+
+
+USES_THE_HOST = """
+import typer
+from cynosure import hookimpl
+from cynosure.cli.app import host_of
+
+@hookimpl
+def cynosure_render(prediction):
+    return "picture"
+
+@hookimpl
+def cynosure_commands(app):
+    @app.command()
+    def draw(context: typer.Context):
+        print(host_of(context).render("a prediction"))
+"""
+
+
+@pytest.fixture
+def only_own_plugins(monkeypatch):
+    from cynosure.registry import load_registry
+
+    monkeypatch.setenv("CYNOSURE_DISABLE", ",".join(load_registry().builtin))
+
+
+def test_trace_hooks_prints_calls_on_the_error_stream(only_own_plugins, capsys):
+    write_plugin(USES_THE_HOST)
+    assert run("draw", "--trace-hooks") == 0
+    captured = capsys.readouterr()
+    assert captured.out == "picture\n"
+    assert "hook cynosure_render(prediction='a prediction'): mine\n" in captured.err
+
+
+def test_failed_plugin_warns_and_strict_stops(only_own_plugins, capsys):
+    write_plugin(USES_THE_HOST)
+    Path("broken.py").write_text("import nothing_there")
+    Path("registry.yaml").write_text(Path("registry.yaml").read_text() + "  broken: {path: broken.py}\n")
+    assert run("draw") == 0
+    assert "plugin 'broken' failed (import): ModuleNotFoundError" in capsys.readouterr().err
+    assert run("draw", "--strict-plugins") == 2
+    assert "plugin 'broken' failed" in capsys.readouterr().err

@@ -292,4 +292,5 @@ def test_json_schema_describes_components_for_editors(host):
     assert definitions["base"]["anyOf"][0] == {"enum": ["vit", "conv"]}
     assert set(definitions["tokenizer.oracle"]["properties"]) == {"name", "width", "quantizer"}
     assert "bins" in definitions["task.depth"]["properties"]
+    assert definitions["Train"]["properties"]["keep"]["minimum"] == 1
     assert schema["properties"]["train"] and schema["properties"]["base"]["type"] == "string"

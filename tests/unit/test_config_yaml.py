@@ -14,7 +14,7 @@ from cynosure.errors import ConfigError
         ("1e-4", 1e-4), ("1E5", 1e5), ("-2.5e-3", -2.5e-3), (".5", 0.5), ("1.", 1.0), ("3", 3), ("-7", -7),
         ("1_000", 1000), ("0x1F", 31), (".inf", float("inf")), ("true", True), ("False", False), ("~", None),
         ("", None), ("null", None), ("no", "no"), ("on", "on"), ("1:30", "1:30"), ("2020-01-01", "2020-01-01"),
-        ("'1e-4'", "1e-4"),         ("1.2.3", "1.2.3"), ("e5", "e5"), ("-", [None]), ("[1, a]", [1, "a"]),
+        ("'1e-4'", "1e-4"), ("1.2.3", "1.2.3"), ("e5", "e5"), ("-", [None]), ("[1, a]", [1, "a"]),
     ],
 )  # fmt: skip
 def test_scalars_are_what_they_look_like(text, value):

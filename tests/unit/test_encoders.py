@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from cynosure import compat
 from cynosure.compat import import_timm
 from cynosure.core.records import Shapes
 from cynosure.errors import CheckpointError, CynosureError, DataError
@@ -89,6 +90,23 @@ def test_a_frozen_backbone_never_changes() -> None:
     encoder({"image": torch.rand(2, 3, 64, 32)}, "depth")
     changed = [name for name, value in encoder.state_dict().items() if not torch.equal(value, before[name])]
     assert not changed, f"a forward pass in training mode changed {changed}"
+
+
+def test_only_the_known_fault_of_torchvision_is_repaired(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(name: str) -> None:
+        raise RuntimeError("CUDA driver is too old")
+
+    monkeypatch.setattr(compat, "import_module", broken)
+    with pytest.raises(RuntimeError, match="driver"):
+        compat.repair_torchvision.__wrapped__()
+
+
+def test_a_missing_torchvision_is_no_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    def absent(name: str) -> None:
+        raise ModuleNotFoundError(name)
+
+    monkeypatch.setattr(compat, "import_module", absent)
+    compat.repair_torchvision.__wrapped__()
 
 
 def test_bytes_are_tokens_cut_and_padded() -> None:

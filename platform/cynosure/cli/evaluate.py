@@ -21,17 +21,19 @@ def evaluate(
     split: Annotated[str, typer.Option("--split", help="rows of the run's data to measure on")] = "test",
     limit: Annotated[int | None, typer.Option("--limit", min=1, help="only the first rows of the split")] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="also write everything to this file")] = None,
-    batch_size: Annotated[int | None, typer.Option("--batch-size", min=1, help="rows at a time")] = None,
+    batch_size: Annotated[
+        int | None, typer.Option("--batch-size", min=1, help="rows at a time; else the recipe's")
+    ] = None,
     temperature: Annotated[
         float | None,
-        typer.Option("--temperature", min=0, help="0 is the likeliest code [default: recipe]"),
+        typer.Option("--temperature", min=0, help="0 is the likeliest code; else the recipe's"),
     ] = None,
     top_k: Annotated[int | None, typer.Option("--top-k", min=1, help="draw from the k likeliest codes")] = None,
     top_p: Annotated[
         float | None, typer.Option("--top-p", min=0, max=1, help="draw from this probability mass")
     ] = None,
     seed: Annotated[int, typer.Option("--seed", help="of sampled and of random codes")] = 0,
-    device: Annotated[str | None, typer.Option("--device", help="cpu, cuda, ... [default: cuda if any]")] = None,
+    device: Annotated[str | None, typer.Option("--device", help="cpu, cuda, ...; else cuda if there is one")] = None,
 ) -> None:
     """Measure a run with codes from the oracle, the prior, at random and without, beside a trivial baseline."""
     from cynosure.process import tune

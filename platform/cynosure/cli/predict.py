@@ -42,22 +42,26 @@ def predict(
     context: typer.Context,
     run: Annotated[Path, typer.Argument(help="a run's folder, or one of its model files")],
     sources: Annotated[list[str], typer.Argument(help="pictures, folders or globs; texts where the task reads text")],
-    tasks: Annotated[list[str] | None, typer.Option("--task", "-t", help="may be repeated [default: all]")] = None,
+    tasks: Annotated[list[str] | None, typer.Option("--task", "-t", help="may be repeated; else all")] = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="folder for the answers")] = Path("predictions"),
     codes: Annotated[Codes, typer.Option("--codes", help="where guiding codes come from")] = Codes.prior,
     samples: Annotated[int, typer.Option("--samples", min=1, help="different answers for every source")] = 1,
     seed: Annotated[int, typer.Option("--seed", help="another seed gives other samples")] = 0,
     temperature: Annotated[
         float | None,
-        typer.Option("--temperature", min=0, help="0 is the likeliest code [several samples: 0.8]"),
+        typer.Option(
+            "--temperature", min=0, help="0 is the likeliest code; else the recipe's, or 0.8 for several samples"
+        ),
     ] = None,
     top_k: Annotated[int | None, typer.Option("--top-k", min=1, help="draw from the k likeliest codes")] = None,
     top_p: Annotated[
         float | None, typer.Option("--top-p", min=0, max=1, help="draw from this probability mass")
     ] = None,
     grid: Annotated[bool, typer.Option("--grid", help=f"also write {GRID}: inputs and answers side by side")] = False,
-    batch_size: Annotated[int | None, typer.Option("--batch-size", min=1, help="answers at a time")] = None,
-    device: Annotated[str | None, typer.Option("--device", help="cpu, cuda, ... [default: cuda if any]")] = None,
+    batch_size: Annotated[
+        int | None, typer.Option("--batch-size", min=1, help="answers at a time; else the recipe's")
+    ] = None,
+    device: Annotated[str | None, typer.Option("--device", help="cpu, cuda, ...; else cuda if there is one")] = None,
 ) -> None:
     """Answer for each source with every task; exits with 1 when some sources are bad, with 2 when all are."""
     from cynosure.process import tune
@@ -122,8 +126,8 @@ def file_names(sources: Sequence[str]) -> list[str]:
     stems = [_plain(Path(source).stem) for source in sources]
     parents = [str(Path(source).absolute().parent) for source in sources]
     top = os.path.commonpath(parents) if parents else ""
-    folders = [_plain("-".join(Path(os.path.relpath(parent, top)).parts)) for parent in parents]
-    longer = [f"{folder}-{stem}".strip("-.") or stem for folder, stem in zip(folders, stems, strict=True)]
+    folders = [Path(os.path.relpath(parent, top)).parts for parent in parents]
+    longer = [_plain("-".join([*parts, stem])) for parts, stem in zip(folders, stems, strict=True)]
     endings = [f"{name}{Path(source).suffix.replace('.', '_')}" for name, source in zip(longer, sources, strict=True)]
     names = list(stems)
     for better in (longer, endings):
@@ -198,7 +202,8 @@ class Sheet:
 
         headers = list(dict.fromkeys(header for row in self.rows.values() for header in row))
         rows = [[row.get(header) for header in headers] for row in self.rows.values()]
-        grid(rows, headers, list(self.labels.values()), THUMBNAIL).save(path)
+        labels = list(self.labels.values()) if len(rows) > 1 else None
+        grid(rows, headers, labels, THUMBNAIL).save(path)
         return path
 
 

@@ -245,8 +245,8 @@ def _mapping(value: Any) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _position(problem: Problem) -> tuple[str, int, int, str]:
+def _position(problem: Problem) -> tuple[str, int, int, str, str]:
     """Sorts problems by file, line and column."""
     file, _, rest = problem.where.partition(":")
     line, _, column = rest.partition(":")
-    return file, int(line or 0), int(column or 0), problem.path
+    return file, int(line or 0), int(column or 0), problem.path, problem.message

@@ -45,6 +45,7 @@ class HybridTrunk(nn.Module):
         self.positions = positions(self.grid[0] * self.grid[1], config.dim)
         self.tasks = nn.ParameterDict({t: nn.Parameter(torch.zeros(config.dim)) for t in tasks})
         self.transformer = Transformer(config.dim, config.depth, config.heads, config.mlp_dim)
+        self.to(memory_format=torch.channels_last)
 
     def forward(
         self, inputs: Mapping[str, Any], task: str, code: torch.Tensor | None = None

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import signal
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -14,6 +16,9 @@ from cynosure.core.contracts import Task
 from cynosure.core.records import Batch, Example
 from cynosure.data.mixing import Mixture
 from cynosure.errors import DataError
+
+Transform = Callable[[Example, np.random.Generator], Example]
+"""What the hook cynosure_transforms gives: applied to an example after Task.prepare."""
 
 
 def collate(task: str, examples: Sequence[Example], size: int | None = None) -> Batch:
@@ -47,7 +52,10 @@ def _permutation(seed: int, epoch: int, count: int) -> np.ndarray:
 @dataclass
 class TaskData:
     """Training rows of one task. `views` > 0 limits augmentation to that many versions of a row, so that the codes of
-    every version can be kept in `codes` int [rows, views, L, D]; `picks` chooses among the rows (None: all)."""
+    every version can be kept in `codes` int [rows, views, L, D]; `picks` chooses among the rows (None: all).
+
+    Of each example a share of `sampled_share` takes its codes from `sampled`, which has the shape of `codes`.
+    """
 
     task: Task
     rows: Any
@@ -58,11 +66,12 @@ class TaskData:
     sampled: np.ndarray | None = None
     sampled_share: float = 0.0
     picks: np.ndarray | None = None
+    transforms: Sequence[Transform] = ()
 
     def __post_init__(self) -> None:
         self.streams = not hasattr(self.rows, "__getitem__")
-        self._iterator: Iterator[Mapping[str, Any]] | None = None
-        self._consumed = 0
+        self._stream: Iterator[Mapping[str, Any]] | None = None
+        self._position = 0
 
     def __len__(self) -> int:
         return len(self.rows) if self.picks is None else len(self.picks)
@@ -70,7 +79,7 @@ class TaskData:
     def example(self, index: int, view: int) -> Example:
         """Row `index` in its augmented version `view`."""
         rng = np.random.default_rng((self.seed, index, view))
-        return replace(self.task.prepare(self.rows[index], rng, True), key=index)
+        return replace(prepared(self.task, self.rows[index], rng, True, self.transforms), key=index)
 
     def batch(self, number: int, rank: int, world: int) -> Batch:
         """The `number`-th batch of this task on a rank: shuffled epochs, one after another, shared among the ranks."""
@@ -98,23 +107,38 @@ class TaskData:
         return torch.from_numpy(ids)
 
     def _streamed(self, number: int, rank: int, world: int) -> Batch:
-        """Rows in the order of the stream, every world-th batch; a resumed run skips what it has seen."""
-        start = (number * world + rank) * self.batch_size
+        """The next rows of this rank's share of the stream; any other than the next batch opens the stream anew."""
+        start = number * self.batch_size
+        if self._stream is None or start != self._position:
+            self._stream = open_stream(self.rows, rank, world, self.seed, skip=start)
+        self._position = start + self.batch_size
         examples = []
-        for slot in range(start, start + self.batch_size):
-            row = self._next_row(slot)
+        for place, row in zip(range(start, self._position), self._stream, strict=False):
+            slot = place * world + rank
             rng = np.random.default_rng((self.seed, slot))
-            examples.append(replace(self.task.prepare(row, rng, True), key=slot))
+            examples.append(replace(prepared(self.task, row, rng, True, self.transforms), key=slot))
         return collate(self.task.name, examples)
 
-    def _next_row(self, slot: int) -> Mapping[str, Any]:
-        if self._iterator is None or slot < self._consumed:
-            self._iterator, self._consumed = cycle(self.rows), 0
-        row: Mapping[str, Any] = {}
-        while self._consumed <= slot:
-            row = next(self._iterator)
-            self._consumed += 1
-        return row
+
+def prepared(
+    task: Task, row: Mapping[str, Any], rng: np.random.Generator, train: bool, transforms: Sequence[Transform]
+) -> Example:
+    """A row as an example of the task, after the transforms of plugins."""
+    example = task.prepare(row, rng, train)
+    for transform in transforms:
+        example = transform(example, rng)
+    return example
+
+
+def open_stream(rows: Any, rank: int, world: int, seed: int, skip: int) -> Iterator[Mapping[str, Any]]:
+    """One rank's rows of a streaming dataset, for ever, without the first `skip`: a pure function of the arguments.
+
+    Rows that have a method `stream(rank, world, seed, skip)` shuffle and share themselves; of others a rank takes every
+    world-th, in their own order.
+    """
+    if hasattr(rows, "stream"):
+        return iter(rows.stream(rank, world, seed, skip))
+    return islice(cycle(rows), rank + skip * world, None, world)
 
 
 def cycle(rows: Iterable[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
@@ -148,25 +172,46 @@ class MicroBatches(torch.utils.data.Dataset[Batch]):
 def micro_batches(
     data: Mapping[str, TaskData], mixture: Mixture, start: int, stop: int, rank: int, world: int, workers: int
 ) -> Iterable[Batch]:
-    """Micro-batches [start, stop) of this rank, prepared by `workers` processes (0: in this one)."""
+    """Micro-batches [start, stop) of this rank, prepared by `workers` processes (0: in this one).
+
+    A stream is read by one process: two would each have to read past the rows of the other.
+    """
+    if any(d.streams for d in data.values()):
+        workers = min(workers, 1)
     batches = MicroBatches(data, mixture, start, stop, rank, world)
-    return torch.utils.data.DataLoader(batches, batch_size=None, num_workers=workers)
+    return torch.utils.data.DataLoader(
+        batches, batch_size=None, num_workers=workers, worker_init_fn=_leave_interrupts_to_the_main_process
+    )
+
+
+def _leave_interrupts_to_the_main_process(worker: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def evaluation_batches(
-    task: Task, rows: Any, batch_size: int, limit: int | None = None, rank: int = 0, world: int = 1
+    task: Task,
+    rows: Any,
+    batch_size: int,
+    limit: int | None = None,
+    rank: int = 0,
+    world: int = 1,
+    transforms: Sequence[Transform] = (),
 ) -> Iterator[Batch]:
     """Every row once, in order, unaugmented; the last batch is padded and says so in `valid`."""
     examples: list[Example] = []
-    for index, row in enumerate(rows):
-        if limit is not None and index >= limit:
-            break
-        if index % world != rank:
-            continue
+    for index, row in _share(rows, limit, rank, world):
         rng = np.random.default_rng((0, index))
-        examples.append(replace(task.prepare(row, rng, False), key=index))
+        examples.append(replace(prepared(task, row, rng, False, transforms), key=index))
         if len(examples) == batch_size:
             yield collate(task.name, examples)
             examples = []
     if examples:
         yield collate(task.name, examples, batch_size)
+
+
+def _share(rows: Any, limit: int | None, rank: int, world: int) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    """(index, row) of the rows of one rank, none of the others' decoded where rows can be asked for by number."""
+    if hasattr(rows, "__getitem__") and hasattr(rows, "__len__"):
+        count = len(rows) if limit is None else min(limit, len(rows))
+        return ((index, rows[index]) for index in range(rank, count, world))
+    return islice(enumerate(rows), rank, limit, world)

@@ -18,20 +18,32 @@ class Mixture:
             raise ValueError(f"mixture weights must be 0 or more and not all 0, not {dict(weights)}")
         total = sum(weights.values())
         self.shares = {task: weight / total for task, weight in weights.items() if weight > 0}
-        self._credit = dict.fromkeys(self.shares, 0.0)
-        self._counts = dict.fromkeys(self.shares, 0)
-        self._drawn: list[tuple[str, int]] = []
+        self._restart()
 
     def __getitem__(self, number: int) -> tuple[str, int]:
-        """The task of micro-batch `number`, and how many batches of that task came before it."""
-        while len(self._drawn) <= number:
-            for task, share in self.shares.items():
-                self._credit[task] += share
-            task = max(self._credit, key=lambda t: round(self._credit[t], 9))
-            self._credit[task] -= 1.0
-            self._drawn.append((task, self._counts[task]))
-            self._counts[task] += 1
-        return self._drawn[number]
+        """The task of micro-batch `number`, and how many batches of that task came before it.
+
+        Costs one step when numbers rise by one, as they do in training; going back starts the count anew.
+        """
+        if number < self._drawn - 1:
+            self._restart()
+        while self._drawn <= number:
+            self._draw()
+        return self._last, self._counts[self._last] - 1
+
+    def _restart(self) -> None:
+        self._credit = dict.fromkeys(self.shares, 0.0)
+        self._counts = dict.fromkeys(self.shares, 0)
+        self._drawn, self._last = 0, ""
+
+    def _draw(self) -> None:
+        for task, share in self.shares.items():
+            self._credit[task] += share
+        # Rounding makes ties of what floating point has pulled apart; the first task wins them.
+        self._last = max(self._credit, key=lambda task: round(self._credit[task], 9))
+        self._credit[self._last] -= 1.0
+        self._counts[self._last] += 1
+        self._drawn += 1
 
 
 def mixture_weights(

@@ -12,20 +12,23 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL.Image import Image
 
 from cynosure.build import Session, build_model, complete
 from cynosure.config.recipe import load_recipe
 from cynosure.core.guided import GuidedModel, Stage
 from cynosure.core.records import SampleSettings
-from cynosure.data.loading import TaskData
+from cynosure.data.loading import TaskData, evaluation_batches
 from cynosure.data.pictures import sample_photographs
 from cynosure.errors import CynosureError
 from cynosure.host import Host
 from cynosure.progress import Progress
 from cynosure.run.evaluate import evaluate
-from cynosure.run.grids import evaluation_grid, photograph_grid
+from cynosure.run.grids import evaluation_grid, grid, inputs_of, photograph_grid
 from cynosure.run.loading import load
+from cynosure.run.predictor import Predictor
 from cynosure.run.report import Report
+from cynosure.run.seeds import row_seeds
 from cynosure.train.loop import train
 from cynosure.train.saving import has_progress
 
@@ -169,6 +172,17 @@ def _with_codes(model: GuidedModel, batch: Any) -> Any:
     return replace(batch, codes=torch.zeros(len(batch), spec.length, spec.depth, dtype=torch.long))
 
 
+def overview(predictor: Predictor, session: Session) -> Image:
+    """Held-out scenes, what the model makes of them with codes from the prior, and the truth, all tasks side by side."""
+    headers, columns = [], []
+    for name, task in predictor.tasks.items():
+        batch = next(evaluation_batches(task, session.rows(name, "test"), ROWS_SHOWN, ROWS_SHOWN))
+        answers = predictor.model.predict(batch, predictor.settings(), row_seeds(0, batch.keys))
+        headers += [f"{name}\ninput", "prediction\ncodes from the prior", "truth\nthe true answer"]
+        columns += [inputs_of(batch), [p.image() for p in answers], [p.image() for p in task.truth(batch)]]
+    return grid(list(zip(*columns, strict=True)), headers, cell=128)
+
+
 def report(session: Session, host: Host, directory: Path, progress: Progress) -> tuple[Report, list[Path]]:
     """Evaluate the finished model on held-out scenes and draw its answers, for scenes and for real photographs."""
     predictor = load(directory, host=host)
@@ -177,7 +191,10 @@ def report(session: Session, host: Host, directory: Path, progress: Progress) ->
     folder = directory / PICTURES
     folder.mkdir(exist_ok=True)
     files = []
-    with progress.bar("drawing", len(predictor.tasks) + 1) as bar:
+    with progress.bar("drawing", len(predictor.tasks) + 2) as bar:
+        files.append(folder / "overview.png")
+        overview(predictor, session).save(files[-1])
+        bar.advance()
         for name in predictor.tasks:
             files.append(folder / f"{name}.png")
             evaluation_grid(predictor.model, name, session.rows(name, "test"), ROWS_SHOWN).save(files[-1])

@@ -251,7 +251,7 @@ class CodeStatistics:
             counts = torch.tensor(total(seen.tolist(), device, self.world))
             suffix = f"/{segment.name}" if len(self.spec.segments) > 1 else ""
             values |= {f"used{suffix}": used(counts), f"perplexity{suffix}": perplexity(counts)}
-        return {**values, "distinct": total([len(self.seen[source])], device, self.world)[0] / rows}
+        return {**values, "distinct": len(union(self.seen[source], self.world)) / rows}
 
 
 def total(values: Sequence[float], device: torch.device, world: int) -> list[float]:
@@ -261,3 +261,12 @@ def total(values: Sequence[float], device: torch.device, world: int) -> list[flo
     tensor = torch.tensor(values, dtype=torch.float64, device=device)
     torch.distributed.all_reduce(tensor)
     return tensor.tolist()
+
+
+def union(values: set[bytes], world: int) -> set[bytes]:
+    """What any process has."""
+    if world == 1:
+        return values
+    gathered: list[Any] = [None] * world
+    torch.distributed.all_gather_object(gathered, values)
+    return set().union(*gathered)

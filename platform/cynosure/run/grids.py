@@ -173,7 +173,7 @@ def evaluation_grid(
     def add(header: str, predictions: Sequence[Prediction]) -> None:
         columns.add(header, [p.image() for p in predictions[:real]])
 
-    inputs = _inputs(batch)
+    inputs = inputs_of(batch)
     if inputs is not None:
         columns.add("input\nwhat the model sees", inputs[:real])
     sources = [s for s in available(model, CODE_SOURCES) if s != "random"]
@@ -190,7 +190,7 @@ def evaluation_grid(
     return columns.draw(cell)
 
 
-def _inputs(batch: Batch) -> list[np.ndarray] | None:
+def inputs_of(batch: Batch) -> list[np.ndarray] | None:
     """What the model sees, uint8 [H, W, 3] each."""
     name = next((n for n in PICTURES if n in batch.inputs), None)
     return None if name is None else [to_pixels(image) for image in batch.inputs[name].float().cpu().numpy()]

@@ -34,6 +34,16 @@ class Subject:
     name: str
     options: Mapping[str, Any] = field(default_factory=dict)
 
+    def problem(self) -> str:
+        """What keeps the options from being valid, or ''; tasks and metrics get theirs completed first."""
+        if self.kind in ("task", "metric"):
+            return ""
+        try:
+            self.host.components.config(self.kind, {**self.options, "name": self.name})
+        except CynosureError as error:
+            return str(error).replace("\n", "; ")
+        return ""
+
     @property
     def cls(self) -> Any:
         return self.host.components.get(self.kind, self.name)
@@ -71,19 +81,47 @@ def check_component(
 ) -> list[CheckResult]:
     """Run every check of its kind on a registered component.
 
-    Without `options` those of the component's TESTING count, else its defaults; `skip` maps checks that do not apply to
-    the reason why. Raises CynosureError when there is no such component, or no such check to skip.
+    Without `options` those of the component's TESTING count, else small values of options by the usual names; a
+    component that needs more than these is not checked. `skip` maps checks that do not apply to the reason why.
+    Raises CynosureError when there is no such component, or no such check to skip.
     """
     testing: Mapping[str, Any] = getattr(host.components.get(kind, name), "TESTING", {})
-    subject = Subject(host, kind, name, dict(testing.get("options", {}) if options is None else options))
+    given = testing.get("options") if options is None else options
+    subject = Subject(host, kind, name, small_options(host, kind, name) if given is None else given)
     skip = {**testing.get("skip", {}), **(skip or {})}
     for each in skip:
         if each not in CHECKS[kind]:
             raise CynosureError(unknown(f"check of a {kind}", each, CHECKS[kind]))
+    if given is None and (problem := subject.problem()):
+        return [CheckResult("options", True, f"not checked, give it TESTING = {{'options': ...}}: {problem}")]
     return [
         CheckResult(each, True, f"skipped: {skip[each]}") if each in skip else _run(each, function, subject)
         for each, function in CHECKS[kind].items()
     ]
+
+
+SMALL = {
+    "dim": 16,
+    "depth": 1,
+    "heads": 2,
+    "mlp_dim": 32,
+    "patch": 8,
+    "vocab_size": 16,
+    "size": 32,
+    "train": 8,
+    "validation": 4,
+    "test": 4,
+}
+
+
+def small_options(host: Host, kind: str, name: str) -> dict[str, Any]:
+    """Options for a component that brings none of its own; a tokenizer gets the first quantizer there is."""
+    fields = host.components.get(kind, name).Config.model_fields  # type: ignore[attr-defined]
+    options: dict[str, Any] = {key: value for key, value in SMALL.items() if key in fields}
+    quantizers = host.components.names("quantizer")
+    if "quantizer" in PARTS_OF.get(kind, {}) and quantizers:
+        options["quantizer"] = {"name": quantizers[0], **small_options(host, "quantizer", quantizers[0])}
+    return options
 
 
 def _run(name: str, function: Check, subject: Subject) -> CheckResult:

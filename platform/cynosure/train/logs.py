@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import time
 from collections import defaultdict
-from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from cynosure.core.records import Batch, StepOutput
+from cynosure.errors import TrainingError
 
 if TYPE_CHECKING:
     from cynosure.train.loop import Run
@@ -23,30 +25,73 @@ class Logs:
 
     def __init__(self, run: Run) -> None:
         self.run = run
-        self.start = time.monotonic()
-        self._sums: dict[str, list[torch.Tensor]] = defaultdict(list)
+        self._start = self._last = time.monotonic()
+        self._examples = 0
+        self._values: dict[str, list[torch.Tensor]] = defaultdict(list)
 
-    def add(self, batches: list[Batch], outputs: list[StepOutput], lr: float, norm: torch.Tensor) -> str:
-        """Collect one step; every `log_every` steps write a line. Returns a few words for the progress bar."""
+    def add(self, batches: Sequence[Batch], outputs: Sequence[StepOutput], lr: float, norm: torch.Tensor) -> None:
+        """Collect one step; every `log_every` steps, and at the end of a stage, write a line."""
         for batch, output in zip(batches, outputs, strict=True):
-            self._sums[f"{batch.task}/loss"].append(output.loss.float())
-            for name, value in output.logs.items():
-                self._sums[f"{batch.task}/{name}"].append(value.float())
-        self._sums["gradient_norm"].append(norm.float())
+            self._examples += len(batch)
+            for name, value in {"loss": output.loss, **output.logs}.items():
+                self._values[f"{batch.task}/{name}"].append(torch.as_tensor(value))
+        self._values["gradient_norm"].append(norm)
         run = self.run
-        self._last = torch.stack([o.loss.float() for o in outputs]).mean()
         if run.step % run.recipe.train.log_every == 0 or run.step == run.settings.steps:
-            means = {name: torch.stack(values).mean().item() for name, values in self._sums.items()}
-            self._sums.clear()
-            self.write({"lr": lr, "seconds": time.monotonic() - self.start, **means})
-        return f"loss {self._last.item():.3f}"
+            self.write({"lr": lr, **self._speed(), **self._means()})
+
+    def _means(self) -> dict[str, float]:
+        """Empties what was collected; one transfer from the device for all values."""
+        means = torch.stack([torch.stack(v).float().mean().cpu() for v in self._values.values()]).tolist()
+        names = list(self._values)
+        self._values.clear()
+        return dict(zip(names, means, strict=True))
+
+    def _speed(self) -> dict[str, float]:
+        now, examples = time.monotonic(), self._examples * self.run.accelerator.num_processes
+        rate = examples / max(now - self._last, 1e-9)
+        self._last, self._examples = now, 0
+        return {"seconds": now - self._start, "examples_per_second": rate}
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint must keep so that the next line of a resumed run is the one it would have been."""
+        values = {name: [float(v) for v in values] for name, values in self._values.items()}
+        return {"seconds": time.monotonic() - self._start, "values": values}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """The inverse of `state`."""
+        self._start -= state["seconds"]
+        for name, values in state["values"].items():
+            self._values[name] = [torch.tensor(v, device=self.run.accelerator.device) for v in values]
 
     def write(self, values: Mapping[str, float]) -> None:
         """One line to the JSON log, the trackers and the hooks."""
         run = self.run
         run.host.step_end(run, dict(values))
-        run.accelerator.log({f"{run.stage}/{k}": v for k, v in values.items()}, step=run.step)
+        run.accelerator.log({f"{run.stage}/{k}": v for k, v in values.items()}, step=run.total_step)
         if run.main:
-            line = {"stage": run.stage, "step": run.step, **{k: round(float(v), 6) for k, v in values.items()}}
-            with open(run.directory / FILE, "a") as file:
-                file.write(json.dumps(line) + "\n")
+            line = {"stage": run.stage, "step": run.step, **{k: float(f"{v:.7g}") for k, v in values.items()}}
+            _append(run.directory / FILE, json.dumps(line))
+
+
+def _append(path: Path, line: str) -> None:
+    try:
+        with open(path, "a") as file:
+            file.write(line + "\n")
+    except OSError as error:
+        raise TrainingError(f"could not write {path} ({error}): free some space, then --resume.") from error
+
+
+def rewind(path: Path, stages: Sequence[str], stage: str, step: int) -> None:
+    """Drop the lines that were written after `step` of `stage`: a run that goes on from there writes them again."""
+    if not path.is_file():
+        return
+    kept = []
+    for line in path.read_text().splitlines():
+        try:
+            told = json.loads(line)
+            if (stages.index(told["stage"]), told["step"]) <= (stages.index(stage), step):
+                kept.append(line + "\n")
+        except (ValueError, KeyError, TypeError):
+            continue  # cut short by the kill
+    path.write_text("".join(kept))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 import torch
 from torch import nn
@@ -24,20 +25,34 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
 
 
 class Average:
-    """Exponential moving average of the trainable parameters (0 < decay < 1), in float32."""
+    """Exponential moving average of `parameters` (0 < decay < 1), in float32."""
 
-    def __init__(self, parameters: Iterable[tuple[str, nn.Parameter]], decay: float) -> None:
+    def __init__(self, parameters: Mapping[str, nn.Parameter], decay: float) -> None:
+        self.parameters = dict(parameters)
         self.decay = decay
-        self.values = {name: p.detach().float().clone() for name, p in parameters}
+        self.values = {name: p.detach().float().clone() for name, p in self.parameters.items()}
 
     @torch.no_grad()
-    def update(self, parameters: Iterable[tuple[str, nn.Parameter]], step: int) -> None:
+    def update(self, step: int) -> None:
         """After `step` optimizer steps; the decay grows from 0 so that the start is forgotten."""
         decay = min(self.decay, (1 + step) / (10 + step))
-        for name, p in parameters:
-            self.values[name].lerp_(p.detach().float(), 1 - decay)
+        current = [p.detach().float() for p in self.parameters.values()]
+        torch._foreach_lerp_(list(self.values.values()), current, 1 - decay)
 
     @torch.no_grad()
-    def copy_to(self, parameters: Iterable[tuple[str, nn.Parameter]]) -> None:
-        for name, p in parameters:
+    def copy_to_model(self) -> None:
+        """Make the averages the model's weights, for good."""
+        for name, p in self.parameters.items():
             p.copy_(self.values[name])
+
+    @contextmanager
+    def applied(self) -> Iterator[None]:
+        """The model has the averaged weights inside the block, and its own again after it."""
+        own = {name: p.detach().clone() for name, p in self.parameters.items()}
+        self.copy_to_model()
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for name, p in self.parameters.items():
+                    p.copy_(own[name])

@@ -117,7 +117,7 @@ class ViTOracle(Tokenizer):
         x = self.transformer(to_tokens(x) + self.positions)
         x = self.head(self._merge(x.unflatten(1, self.grid)))
         if self.config.norm == "batch":
-            return self.norms[task](x)
+            return F.normalize(self.norms[task](x), dim=-1)
         return F.layer_norm(x.float(), x.shape[-1:], eps=STANDARDIZE_EPS)
 
     def _merge(self, x: torch.Tensor) -> torch.Tensor:
