@@ -30,7 +30,8 @@ def complete(recipe: Recipe, datasets: Mapping[str, Dataset], host: Host) -> Rec
         missing = [f for f in kind.fields if f not in info.fields]
         if missing:
             raise CynosureError(
-                f"task {key} needs {', '.join(missing)}, which dataset {task.data} lacks (it has {', '.join(info.fields)})."
+                f"task {key} needs {', '.join(missing)}, which dataset {task.data} lacks: "
+                f"it has {', '.join(info.fields)}."
             )
         options[key] = kind.configure(task.options, info)
     return recipe.with_task_options(options)

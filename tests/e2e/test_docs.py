@@ -62,7 +62,9 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_every_command_of_the_page_works(page: str, workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_command_of_the_page_works(
+    page: str, workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name in ("photo.jpg", "folder", "runs"):
         (tmp_path / name).symlink_to(workspace / name)
     (tmp_path / "runs").unlink()

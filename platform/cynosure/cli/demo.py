@@ -16,7 +16,9 @@ def add(app: typer.Typer) -> None:
 
 def demo(
     context: typer.Context,
-    minutes: Annotated[float, typer.Option("--minutes", min=1, help="time for everything; more gives better numbers")] = 10,
+    minutes: Annotated[
+        float, typer.Option("--minutes", min=1, help="time for everything; more gives better numbers")
+    ] = 10,
     output: Annotated[Path, typer.Option("--output", "-o", help="the run's folder")] = Path("runs/demo"),
     seed: Annotated[int, typer.Option("--seed", min=0)] = 0,
 ) -> None:

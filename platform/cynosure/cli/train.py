@@ -17,7 +17,9 @@ def add(app: typer.Typer) -> None:
 def train(
     context: typer.Context,
     recipe: Annotated[str, typer.Argument(help="a recipe's name (see 'cynosure recipes list') or file")],
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="the run's folder [default: runs/RECIPE]")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="the run's folder [default: runs/RECIPE]")
+    ] = None,
     sets: Annotated[list[str] | None, typer.Option("--set", help="override a value: --set train.codes.lr=1e-4")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="go on from the newest checkpoint of the folder")] = False,
 ) -> None:

@@ -16,17 +16,7 @@ import torch
 from pydantic import BaseModel, ConfigDict
 from torch import nn
 
-from cynosure.core.records import (
-    Batch,
-    Codes,
-    CodeSpec,
-    Encoded,
-    Example,
-    Prediction,
-    Quantized,
-    SampleSettings,
-    Shapes,
-)
+from cynosure.core.records import Batch, Codes, CodeSpec, Encoded, Example, Prediction, Quantized, SampleSettings
 
 
 class PartConfig(BaseModel):
@@ -200,7 +190,7 @@ class Encoder(nn.Module, ABC):
 
 
 class Prior(nn.Module, ABC):
-    """The code language model p(z | x). Built as `Prior(config, shapes, encoder)`; `encoder` is None if unconditional."""
+    """The code language model p(z | x). Built as `Prior(config, shapes, encoder)`; encoder None: unconditional."""
 
     Config: ClassVar[type[PartConfig]]
 

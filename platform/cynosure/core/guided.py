@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from cynosure.core.contracts import Base, Prior, Task, Tokenizer
+from cynosure.core.decoding import row_uniforms
 from cynosure.core.dropout import keep_mask
 from cynosure.core.records import Batch, Codes, Encoded, Prediction, SampleSettings, Shapes, StepOutput
 from cynosure.errors import CynosureError
@@ -20,7 +21,7 @@ CODE_SOURCES: tuple[CodeSource, ...] = ("oracle", "prior", "random", "none")
 
 @final
 class GuidedModel(nn.Module):
-    """Owns the parts. `forward(batch, stage)` is the only entry of training, so DDP, FSDP and compile wrap one thing."""
+    """Owns the parts. `forward(batch, stage)` is the only entry of training: DDP, FSDP and compile wrap one thing."""
 
     def __init__(
         self,
@@ -93,14 +94,10 @@ class GuidedModel(nn.Module):
 
     def _thin(self, vectors: torch.Tensor | None) -> torch.Tensor | None:
         """Code dropout: a dropped code is the zero vector."""
-        if vectors is None or not self.training_base or self.code_dropout == 0:
+        if vectors is None or not self.base.training or self.code_dropout == 0:
             return vectors
         keep = keep_mask(len(vectors), vectors.shape[1], self.code_dropout, device=vectors.device)
         return vectors * keep[..., None]
-
-    @property
-    def training_base(self) -> bool:
-        return self.base.training
 
     @torch.no_grad()
     def encode(self, batch: Batch) -> Codes:
@@ -127,8 +124,6 @@ class GuidedModel(nn.Module):
 
     def _random_codes(self, seeds: torch.Tensor) -> Codes:
         assert self.tokenizer is not None
-        from cynosure.core.decoding import row_uniforms
-
         spec = self.tokenizer.spec
         sizes = torch.tensor([s.vocab_size for s in spec.segments for _ in range(s.length)], device=seeds.device)
         uniforms = row_uniforms(seeds, spec.length * spec.depth).view(-1, spec.length, spec.depth)

@@ -16,6 +16,7 @@ import torch
 if TYPE_CHECKING:
     from cynosure.core.contracts import Task
 
+
 @dataclass(frozen=True)
 class Example:
     """One sample. Values are numpy arrays (images float32 [C, H, W]); `key` names the row and seeds its randomness."""
@@ -103,7 +104,7 @@ class Codes:
 
 @dataclass(frozen=True)
 class Quantized:
-    """`vectors` [B, N, d] straight-through, `ids` int64 [B, N, D], named scalar `losses`, `usage` int64 [K] of the batch."""
+    """Straight-through `vectors` [B, N, d], `ids` int64 [B, N, D], scalar `losses` by name, `usage` int64 [K]."""
 
     vectors: torch.Tensor
     ids: torch.Tensor
@@ -156,7 +157,7 @@ class SampleSettings:
 
 @dataclass(frozen=True)
 class Prediction:
-    """One answer: arrays by name (the task says which), the codes [L, D] that led to it, and the task that reads them."""
+    """One answer: arrays by name (the task says which), the codes [L, D] behind it, and the task that reads them."""
 
     task: Task
     values: Mapping[str, np.ndarray]

@@ -14,7 +14,7 @@ from pydantic import Field
 from torch import nn
 from torch.nn import functional as F
 
-from cynosure.core.blocks import Transformer, positions, to_grid, to_tokens, token_grid
+from cynosure.core.blocks import Transformer, channels_last, positions, to_grid, to_tokens, token_grid
 from cynosure.core.contracts import PartConfig
 
 STRIDE = 8
@@ -45,7 +45,7 @@ class HybridTrunk(nn.Module):
         self.positions = positions(self.grid[0] * self.grid[1], config.dim)
         self.tasks = nn.ParameterDict({t: nn.Parameter(torch.zeros(config.dim)) for t in tasks})
         self.transformer = Transformer(config.dim, config.depth, config.heads, config.mlp_dim)
-        self.to(memory_format=torch.channels_last)
+        channels_last(self)
 
     def forward(
         self, inputs: Mapping[str, Any], task: str, code: torch.Tensor | None = None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 import shutil
 import time
 from collections.abc import Callable
@@ -173,7 +172,7 @@ def _with_codes(model: GuidedModel, batch: Any) -> Any:
 
 
 def overview(predictor: Predictor, session: Session) -> Image:
-    """Held-out scenes, what the model makes of them with codes from the prior, and the truth, all tasks side by side."""
+    """Held-out scenes, what the model makes of them with codes from the prior, and the truth, task by task."""
     headers, columns = [], []
     for name, task in predictor.tasks.items():
         batch = next(evaluation_batches(task, session.rows(name, "test"), ROWS_SHOWN, ROWS_SHOWN))

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,23 +19,23 @@ from cynosure.errors import CheckpointError
 
 MODEL = "model.safetensors"
 OPTIMIZER = "optimizer.safetensors"
-AVERAGE = "average.safetensors"
+WEIGHTS = "weights.safetensors"
 STATE = "state.json"
+PART = ".part"
 
 
 def write_whole(path: Path, write: Callable[[Path], None]) -> None:
-    """Let `write` make a file or folder beside `path`, then rename it into place; a failure leaves `path` as it was.
+    """Let `write` make a file, or a folder that is not there yet, beside `path`, then rename it into place; a failure
+    leaves `path` as it was.
 
     Raises CheckpointError when the disk is full or the folder cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}{PART}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         _remove(temporary)
         write(temporary)
         _flush(temporary)
-        if path.is_dir():
-            _remove(path)
         os.replace(temporary, path)
     except (OSError, SafetensorError) as error:
         _remove(temporary)
@@ -44,6 +45,12 @@ def write_whole(path: Path, write: Callable[[Path], None]) -> None:
     except BaseException:
         _remove(temporary)
         raise
+
+
+def remove_parts(directory: Path) -> None:
+    """Remove what writes that were killed have left in a run's folder."""
+    for part in [*directory.glob(f".*{PART}"), *directory.glob(f"*/.*{PART}")]:
+        _remove(part)
 
 
 def _remove(path: Path) -> None:
@@ -60,30 +67,36 @@ def _flush(path: Path) -> None:
 
 
 def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str] | None = None) -> None:
-    """Tensors by name -> one safetensors file."""
-    save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, path, dict(metadata or {}))
+    """Tensors by name -> one safetensors file; tensors that share memory, as tied weights do, are written each."""
+    written: dict[str, torch.Tensor] = {}
+    seen: set[int] = set()
+    for name, tensor in tensors.items():
+        tensor = tensor.detach().cpu().contiguous()
+        memory = tensor.untyped_storage().data_ptr()
+        written[name] = tensor.clone() if memory in seen else tensor
+        seen.add(memory)
+    save_file(written, path, dict(metadata or {}))
 
 
 def read_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
     """Tensors and metadata of a safetensors file; a missing or damaged file is a CheckpointError."""
-    if not path.is_file():
-        raise CheckpointError(f"there is no checkpoint file {path}.")
-    try:
-        with safe_open(path, "pt") as file:
-            return {k: file.get_tensor(k) for k in file.keys()}, dict(file.metadata() or {})
-    except (SafetensorError, OSError, ValueError) as error:
-        raise CheckpointError(
-            f"{path} is damaged ({error}): it was cut short or is no safetensors file; use another checkpoint."
-        ) from error
+    with _opened(path) as file:
+        return {k: file.get_tensor(k) for k in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
 
 
 def read_metadata(path: Path) -> dict[str, str]:
     """Only the metadata, without reading the tensors."""
+    with _opened(path) as file:
+        return dict(file.metadata() or {})
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
     if not path.is_file():
         raise CheckpointError(f"there is no checkpoint file {path}.")
     try:
         with safe_open(path, "pt") as file:
-            return dict(file.metadata() or {})
+            yield file
     except (SafetensorError, OSError, ValueError) as error:
         raise CheckpointError(
             f"{path} is damaged ({error}): it was cut short or is no safetensors file; use another checkpoint."
@@ -92,11 +105,24 @@ def read_metadata(path: Path) -> dict[str, str]:
 
 def load_state(module: nn.Module, tensors: Mapping[str, torch.Tensor], source: Path) -> None:
     """Copy tensors into a module; missing, left-over and misshapen names are one error and change nothing."""
-    own = module.state_dict()
-    problems = _differences(own, tensors)
-    if problems:
-        raise CheckpointError(f"{source} does not fit this model: {'; '.join(problems)}. Was it made by another recipe?")
+    _require_fit(module.state_dict(), tensors, source)
     module.load_state_dict(dict(tensors))
+
+
+@torch.no_grad()
+def copy_parameters(parameters: Mapping[str, nn.Parameter], tensors: Mapping[str, torch.Tensor], source: Path) -> None:
+    """Copy tensors into parameters by name; the same errors as `load_state`."""
+    _require_fit(parameters, tensors, source)
+    for name, parameter in parameters.items():
+        parameter.copy_(tensors[name])
+
+
+def _require_fit(own: Mapping[str, torch.Tensor], given: Mapping[str, torch.Tensor], source: Path) -> None:
+    problems = _differences(own, given)
+    if problems:
+        raise CheckpointError(
+            f"{source} does not fit this model: {'; '.join(problems)}. Was it made by another recipe?"
+        )
 
 
 def _differences(own: Mapping[str, torch.Tensor], given: Mapping[str, torch.Tensor]) -> list[str]:
@@ -120,7 +146,7 @@ def _some(names: list[str], most: int = 4) -> str:
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
     """Optimizer state as flat tensors `<parameter number>.<name>`."""
     state = optimizer.state_dict()["state"]
-    return {f"{i}.{k}": torch.as_tensor(v) for i, values in state.items() for k, v in values.items()}
+    return {f"{i}.{k}": torch.as_tensor(v) for i, values in state.items() for k, v in values.items() if v is not None}
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, torch.Tensor]) -> None:
@@ -129,6 +155,11 @@ def load_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, torch
     for name, tensor in tensors.items():
         number, key = name.split(".", 1)
         state.setdefault(int(number), {})[key] = tensor
+    parameters = sum(len(group["params"]) for group in optimizer.param_groups)
+    if state and max(state) >= parameters:
+        raise CheckpointError(
+            f"the optimizer's state is of {max(state) + 1} parameters, this stage trains {parameters}."
+        )
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 

@@ -1,4 +1,4 @@
-"""Codes of the training rows, computed once: stage `prior` then never runs the oracle."""
+"""Codes of the training rows, computed once and kept: stage `prior` then never runs the oracle."""
 
 from __future__ import annotations
 
@@ -8,83 +8,97 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from accelerate import Accelerator
 from torch import nn
 
-from cynosure.core.guided import GuidedModel
 from cynosure.core.records import Batch, Codes, CodeSpec
 from cynosure.data.loading import TaskData, collate
 from cynosure.progress import Progress
 from cynosure.train.checkpoint import write_whole
 
 BATCH = 64
+ROWS_AT_ONCE = 65536
+"""Rows that are exchanged between processes in one piece."""
 
 
-def weights_digest(module: nn.Module) -> str:
-    """A hash of every weight and buffer, so that a cache never outlives the tokenizer it came from."""
+def weights_digest(*modules: nn.Module) -> str:
+    """A hash of every weight and buffer, so that a cache never outlives the model it came from."""
     digest = hashlib.sha256()
-    for name, tensor in module.state_dict().items():
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    for module in modules:
+        for name, tensor in module.state_dict().items():
+            digest.update(name.encode())
+            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:16]
 
 
-def view_batches(data: TaskData, places: np.ndarray, device: torch.device) -> Iterator[tuple[np.ndarray, Batch]]:
-    """Batches of the (row, view) pairs in `places` int [n, 2], as training will see them."""
-    for start in range(0, len(places), BATCH):
-        part = places[start : start + BATCH]
-        batch = collate(data.task.name, [data.example(int(i), int(v)) for i, v in part])
-        yield part, batch.to(device)
-
-
-def all_places(data: TaskData) -> np.ndarray:
-    """Every (row, view) pair, int [rows * views, 2]."""
-    rows = np.arange(len(data.rows)) if data.picks is None else data.picks
-    return np.stack(np.meshgrid(rows, np.arange(data.views), indexing="ij"), -1).reshape(-1, 2)
-
-
-def compute_codes(
+def cached_codes(
+    path: Path,
     data: TaskData,
+    rows: np.ndarray,
     spec: CodeSpec,
     write: Callable[[Batch], Codes],
-    device: torch.device,
+    accelerator: Accelerator,
     progress: Progress,
     title: str,
-    rank: int = 0,
-    world: int = 1,
 ) -> np.ndarray:
-    """Codes of every place, int32 [rows, views, L, D]; -1 where a row is not among the picks."""
-    codes = np.full((len(data.rows), data.views, spec.length, spec.depth), -1, np.int32)
-    places = all_places(data)[rank::world]
-    with progress.bar(title, len(places)) as bar:
-        for part, batch in view_batches(data, places, device):
-            codes[part[:, 0], part[:, 1]] = write(batch).ids.cpu().numpy()
-            bar.advance(len(part))
-    return codes if world == 1 else _joined(codes)
+    """What `write` says of all views of `rows`, int32 [all rows, views, L, D], -1 elsewhere; from `path` if it is there.
 
-
-def _joined(codes: np.ndarray) -> np.ndarray:
-    """Every rank's rows in one array: absent entries are -1, so the largest value is the code."""
-    tensor = torch.from_numpy(codes)
-    torch.distributed.all_reduce(tensor, op=torch.distributed.ReduceOp.MAX)
-    return tensor.numpy()
-
-
-def oracle_codes(
-    model: GuidedModel, data: TaskData, directory: Path, device: torch.device, progress: Progress, rank: int, world: int
-) -> np.ndarray:
-    """The oracle's codes of all views of the rows, from `directory` when they are there already."""
-    assert model.tokenizer is not None
-    name = f"{data.task.name}-{weights_digest(model.tokenizer)}-{len(data.rows)}x{data.views}-seed{data.seed}.npy"
-    path = directory / name
-    if path.is_file():
-        return np.load(path, mmap_mode="r")
-    title = f"codes of {data.task.name}"
-    codes = compute_codes(data, model.tokenizer.spec, model.encode, device, progress, title, rank, world)
-    if rank == 0:
+    Processes share the work, and all of them get everything. A file that is cut short or of another shape is made anew.
+    """
+    shape = (len(data.rows), data.views, spec.length, spec.depth)
+    kept = _read(path, shape)
+    found = accelerator.reduce(torch.tensor(float(kept is not None), device=accelerator.device), "sum")
+    if kept is not None and found.item() == accelerator.num_processes:
+        return kept
+    codes = _compute(shape, data, rows, write, accelerator, progress, title)
+    if accelerator.is_main_process:
         write_whole(path, lambda temporary: _save(temporary, codes))
     return codes
+
+
+def _read(path: Path, shape: tuple[int, ...]) -> np.ndarray | None:
+    try:
+        codes = np.load(path, mmap_mode="r")
+    except (OSError, ValueError, EOFError):
+        return None
+    return codes if codes.shape == shape and codes.dtype == np.int32 else None
 
 
 def _save(path: Path, codes: np.ndarray) -> None:
     with open(path, "wb") as file:
         np.save(file, codes)
+
+
+def _compute(
+    shape: tuple[int, ...],
+    data: TaskData,
+    rows: np.ndarray,
+    write: Callable[[Batch], Codes],
+    accelerator: Accelerator,
+    progress: Progress,
+    title: str,
+) -> np.ndarray:
+    codes = np.full(shape, -1, np.int32)
+    places = np.stack(np.meshgrid(rows, np.arange(data.views), indexing="ij"), -1).reshape(-1, 2)
+    places = places[accelerator.process_index :: accelerator.num_processes]
+    with progress.bar(title, len(places)) as bar:
+        for part, batch in _batches(data, places):
+            codes[part[:, 0], part[:, 1]] = write(batch.to(accelerator.device)).ids.cpu().numpy()
+            bar.advance(len(part))
+    return codes if accelerator.num_processes == 1 else _joined(codes, accelerator.device)
+
+
+def _batches(data: TaskData, places: np.ndarray) -> Iterator[tuple[np.ndarray, Batch]]:
+    """Batches of the (row, view) pairs in `places` int [n, 2], as training will see them."""
+    for start in range(0, len(places), BATCH):
+        part = places[start : start + BATCH]
+        yield part, collate(data.task.name, [data.example(int(i), int(v)) for i, v in part])
+
+
+def _joined(codes: np.ndarray, device: torch.device) -> np.ndarray:
+    """Every process's part in one array: absent entries are -1, so the largest value is the code."""
+    for start in range(0, len(codes), ROWS_AT_ONCE):
+        piece = torch.from_numpy(codes[start : start + ROWS_AT_ONCE]).to(device)  # NCCL moves device memory only
+        torch.distributed.all_reduce(piece, op=torch.distributed.ReduceOp.MAX)
+        codes[start : start + ROWS_AT_ONCE] = piece.cpu().numpy()
+    return codes

@@ -13,6 +13,7 @@ import torch
 
 from cynosure.core.records import Batch, StepOutput
 from cynosure.errors import TrainingError
+from cynosure.train.checkpoint import write_whole
 
 if TYPE_CHECKING:
     from cynosure.train.loop import Run
@@ -42,8 +43,9 @@ class Logs:
 
     def _means(self) -> dict[str, float]:
         """Empties what was collected; one transfer from the device for all values."""
-        means = torch.stack([torch.stack(v).float().mean().cpu() for v in self._values.values()]).tolist()
-        names = list(self._values)
+        device, names = self.run.accelerator.device, list(self._values)
+        columns = [[v.to(device, torch.float32) for v in values] for values in self._values.values()]
+        means = torch.stack([torch.stack(column).mean() for column in columns]).tolist()
         self._values.clear()
         return dict(zip(names, means, strict=True))
 
@@ -94,4 +96,8 @@ def rewind(path: Path, stages: Sequence[str], stage: str, step: int) -> None:
                 kept.append(line + "\n")
         except (ValueError, KeyError, TypeError):
             continue  # cut short by the kill
-    path.write_text("".join(kept))
+    write_whole(path, lambda temporary: _write(temporary, "".join(kept)))
+
+
+def _write(path: Path, text: str) -> None:
+    path.write_text(text)

@@ -3,34 +3,35 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs
 from torch import nn
 
 from cynosure.build import Session, build_model
 from cynosure.core.guided import GuidedModel, Stage
 from cynosure.core.records import Batch, StepOutput
 from cynosure.data.loading import TaskData, micro_batches
-from cynosure.data.mixing import Mixture, mixture_weights
-from cynosure.errors import TrainingError
-from cynosure.progress import Bar, Progress
+from cynosure.errors import TrainingError, unknown
+from cynosure.progress import Progress
 from cynosure.train import saving
+from cynosure.train.interrupt import Stopped, StopSignal
 from cynosure.train.logs import Logs
 from cynosure.train.schedule import Average, learning_rate, set_learning_rate
-from cynosure.train.stages import prepare_stage, stage_data
+from cynosure.train.stages import check_data, prepare_stage, stage_data, stage_mixture
+from cynosure.train.start import make_accelerator
 
 Evaluate = Callable[["Run"], Mapping[str, float]]
 
 
 @dataclass
 class Run:
-    """A training run, as hooks see it."""
+    """A training run, as hooks see it. `step` counts the finished optimizer steps of `stage`."""
 
     session: Session
     model: GuidedModel
@@ -40,6 +41,7 @@ class Run:
     stage: Stage = "codes"
     step: int = 0
     finished: set[str] = field(default_factory=set)
+    wrapped: nn.Module | None = None
 
     @property
     def recipe(self) -> Any:
@@ -58,6 +60,18 @@ class Run:
         """The recipe's settings of the present stage."""
         return getattr(self.recipe.train, self.stage)
 
+    @property
+    def total_step(self) -> int:
+        """`step` after those of all earlier stages."""
+        stages = self.recipe.train.stages
+        return self.step + sum(getattr(self.recipe.train, s).steps for s in stages[: stages.index(self.stage)])
+
+    def forward(self, batch: Batch) -> StepOutput:
+        """The model's own training step, with gradients shared among processes; a hook may add to its loss."""
+        assert self.wrapped is not None
+        output: StepOutput = self.wrapped(batch, self.stage)
+        return output
+
 
 def train(
     session: Session,
@@ -68,21 +82,28 @@ def train(
 ) -> Run:
     """Train every stage of the recipe; writes checkpoints, logs and the final model into `directory`.
 
+    An interrupt or termination ends the step in progress, saves, and raises `Stopped`; a resumed run then gives bit for
+    bit the model of one that never stopped (on CPU, with as many processes).
+
     Raises TrainingError when a loss is not finite, CheckpointError when a checkpoint cannot be read or written.
     """
-    run = _start(session, directory, progress or Progress())
-    if resume:
-        saving.resume(run)
-    elif saving.has_progress(directory):
+    if not resume and saving.has_progress(directory):
         raise TrainingError(f"{directory} already holds a run: add --resume to go on, or give another --output.")
-    saving.write_recipe(run)
+    run = _start(session, directory, progress or Progress())
     error: BaseException | None = None
-    run.host.train_start(run)
     try:
+        check_data(run)
+        if resume:
+            saving.resume(run)
+        saving.prepare_folder(run)
+        run.host.train_start(run)
         for stage in run.recipe.train.stages:
             if stage not in run.finished:
                 _train_stage(run, stage, evaluate)
         saving.save_final(run)
+    except KeyboardInterrupt:
+        error = _stopped(run)
+        raise error from None
     except BaseException as caught:
         error = caught
         raise
@@ -93,152 +114,140 @@ def train(
 
 
 def _start(session: Session, directory: Path, progress: Progress) -> Run:
-    recipe = session.recipe
-    accelerator = Accelerator(
-        mixed_precision=recipe.train.precision,
-        log_with=list(recipe.train.trackers) or None,
-        project_dir=str(directory),
-        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=len(recipe.tasks) > 1)],
-    )
+    accelerator = make_accelerator(session.recipe, directory)
     directory.mkdir(parents=True, exist_ok=True)
-    if recipe.train.trackers:
-        accelerator.init_trackers("cynosure", config={"recipe": recipe.to_yaml()})
-    torch.manual_seed(recipe.seed)
-    model = build_model(recipe, session.host).to(accelerator.device)
+    model = build_model(session.recipe, session.host).to(accelerator.device)
     return Run(session, model, directory, accelerator, progress if accelerator.is_main_process else Progress())
+
+
+def _stopped(run: Run) -> Stopped:
+    saved = saving.newest(run.directory)
+    keeps = f"{saved.name} is saved" if saved else "nothing is saved yet"
+    return Stopped(f"stopped by you in stage {run.stage} after step {run.step}, {keeps}: --resume goes on.")
 
 
 def _train_stage(run: Run, stage: Stage, evaluate: Evaluate | None) -> None:
     if run.stage != stage:
         run.stage, run.step = stage, 0
-    settings = run.settings
-    if settings.steps > 0:
-        data = stage_data(run)
-        prepare_stage(run, data)
-        _Loop(run, data, evaluate).run_steps()
-    run.finished.add(stage)
-    run.step = settings.steps
-    if settings.steps > 0:
-        saving.save_checkpoint(run, None, None)
+    if run.settings.steps == 0:
+        run.finished.add(stage)
+        return
+    data = stage_data(run)
+    prepare_stage(run, data)
+    with StopSignal(notice=run.main) as stop:
+        _Loop(run, data, evaluate, stop).run_steps()
+        run.finished.add(stage)
+        saving.save_stage(run)
 
 
 class _Loop:
     """The steps of one stage."""
 
-    def __init__(self, run: Run, data: dict[str, TaskData], evaluate: Evaluate | None) -> None:
-        self.run, self.data, self.evaluate = run, data, evaluate
-        recipe, settings = run.recipe, run.settings
+    def __init__(self, run: Run, data: dict[str, TaskData], evaluate: Evaluate | None, stop: StopSignal) -> None:
+        self.run, self.data, self.evaluate, self.stop = run, data, evaluate, stop
         run.model.set_stage(run.stage)
-        optimizer = run.host.build_optimizer(run)
-        if optimizer is None:
-            raise TrainingError(
-                f"no enabled plugin builds the optimizer '{settings.optimizer}': set train.{run.stage}.optimizer to "
-                "adamw or muon, or enable the plugin that has it."
-            )
-        wrapped = torch.compile(run.model) if recipe.train.compile else run.model
-        self.wrapped: nn.Module
-        self.wrapped, self.optimizer = run.accelerator.prepare(wrapped, optimizer)
-        self.average = Average(self._learning(), settings.ema) if settings.ema else None
-        saving.restore_optimizer(run, self.optimizer, self.average)
-        weights = {task: recipe.tasks[task].weight for task in data}
-        sizes = {task: 1 if d.streams else len(d) for task, d in data.items()}
-        self.mixture = Mixture(mixture_weights(weights, sizes, recipe.mixing.by, recipe.mixing.temperature))
+        self.learning = {name: p for name, p in run.model.named_parameters() if p.requires_grad}
+        self.parameters = list(self.learning.values())
+        wrapped = torch.compile(run.model) if run.recipe.train.compile else run.model
+        run.wrapped, self.optimizer = run.accelerator.prepare(wrapped, _build_optimizer(run))
+        self.average = Average(self.learning, run.settings.ema) if run.settings.ema else None
+        self.mixture = stage_mixture(run, data)
         self.logs = Logs(run)
-
-    def _learning(self) -> list[tuple[str, nn.Parameter]]:
-        return [(n, p) for n, p in self.run.model.named_parameters() if p.requires_grad]
+        if told := saving.restore_step(run, self.optimizer, self.average):
+            self.logs.restore(told)
 
     def run_steps(self) -> None:
-        run, settings = self.run, self.run.settings
-        accumulate = settings.accumulate
-        stream = iter(
-            micro_batches(
-                self.data,
-                self.mixture,
-                run.step * accumulate,
-                settings.steps * accumulate,
-                run.accelerator.process_index,
-                run.accelerator.num_processes,
-                run.recipe.train.workers,
-            )
-        )
+        run, settings, accelerator = self.run, self.run.settings, self.run.accelerator
+        first, last = run.step * settings.accumulate, settings.steps * settings.accumulate
+        rank, world, workers = accelerator.process_index, accelerator.num_processes, run.recipe.train.workers
+        stream = iter(micro_batches(self.data, self.mixture, first, last, rank, world, workers))
         with run.progress.bar(f"stage {run.stage}", settings.steps, run.step) as bar:
-            try:
-                while run.step < settings.steps:
-                    self._step([next(stream) for _ in range(accumulate)], bar)
-            except KeyboardInterrupt:
-                saving.save_checkpoint(run, self.optimizer, self.average)
-                raise TrainingError(
-                    f"stopped by you at step {run.step} of stage {run.stage}; the same command with --resume goes on."
-                ) from None
-        if self.average is not None:
-            self.average.copy_to(self._learning())
+            while run.step < settings.steps:
+                loss, stopping = self._step([next(stream) for _ in range(settings.accumulate)])
+                bar.advance(1, f"loss {loss:.3f}")
+                self._periodic()
+                if stopping and run.step < settings.steps:
+                    self._save()
+                    raise _stopped(run)
+        if self.average:
+            self.average.copy_to_model()
+        accelerator.unwrap_model(run.wrapped, keep_fp32_wrapper=False)
+        accelerator.free_memory()
 
-    def _step(self, batches: list[Batch], bar: Bar) -> None:
+    def _step(self, batches: Sequence[Batch]) -> tuple[float, bool]:
+        """One optimizer step; returns the mean loss, and whether any process was told to stop."""
         run, settings = self.run, self.run.settings
         lr = learning_rate(run.step, settings.steps, settings.lr, settings.warmup, settings.final_lr)
         set_learning_rate(self.optimizer, lr)
         outputs = [self._micro_step(batch, i, len(batches)) for i, batch in enumerate(batches)]
-        norm = self._clip(settings.clip)
-        self._check_finite(batches, outputs, norm)
+        norm = run.accelerator.clip_grad_norm_(self.parameters, settings.clip or math.inf)
+        *losses, gradient, stopping = self._shared(outputs, norm)
+        self._require_finite(batches, losses, gradient)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         run.step += 1
-        if self.average is not None:
-            self.average.update(self._learning(), run.step)
-        note = self.logs.add(batches, outputs, lr, norm)
-        bar.advance(1, note)
-        self._periodic()
+        if self.average and not self.optimizer.step_was_skipped:
+            self.average.update(run.step)
+        self.logs.add(batches, outputs, lr, norm)
+        return sum(losses) / len(losses) / run.accelerator.num_processes, stopping > 0
 
     def _micro_step(self, batch: Batch, index: int, count: int) -> StepOutput:
-        run = self.run
-        micro_step = run.step * count + index
+        run, accelerator = self.run, self.run.accelerator
         # Seeding here makes dropout a function of the step alone, so a resumed run repeats it bit for bit.
-        torch.manual_seed(_seed(run.recipe.seed, run.stage, micro_step, run.accelerator.process_index))
-        batch = batch.to(run.accelerator.device)
-        synchronise = index == count - 1
-        with run.accelerator.autocast(), _maybe_no_sync(run.accelerator, self.wrapped, synchronise):
-            output = run.host.training_step(run, batch)
-            if output is None:
-                output = self.wrapped(batch, run.stage)
-            run.accelerator.backward(output.loss / count)
+        torch.manual_seed(_seed(run.recipe.seed, run.stage, run.step * count + index, accelerator.process_index))
+        batch = batch.to(accelerator.device)
+        waits = index < count - 1
+        try:
+            with accelerator.autocast(), accelerator.no_sync(run.wrapped) if waits else nullcontext():
+                output = run.host.training_step(run, batch) or run.forward(batch)
+                accelerator.backward(output.loss / count)
+        except TrainingError as error:
+            raise TrainingError(f"task {batch.task}, step {run.step + 1} of stage {run.stage}: {error}") from error
         return StepOutput(output.loss.detach(), output.logs)
 
-    def _clip(self, clip: float | None) -> torch.Tensor:
-        parameters = [p for _, p in self._learning()]
-        norm = self.run.accelerator.clip_grad_norm_(parameters, clip or math.inf)
-        return torch.as_tensor(0.0) if norm is None else norm
+    def _shared(self, outputs: Sequence[StepOutput], norm: torch.Tensor) -> list[float]:
+        """Losses, gradient norm and wish to stop, summed over the processes: the one wait for the device in a step."""
+        values = [*(o.loss for o in outputs), norm, torch.tensor(float(self.stop.requested))]
+        device = self.run.accelerator.device
+        shared = torch.stack([v.to(device, torch.float32, non_blocking=True) for v in values])
+        return self.run.accelerator.reduce(shared, "sum").tolist()
 
-    def _check_finite(self, batches: list[Batch], outputs: list[StepOutput], norm: torch.Tensor) -> None:
-        losses = torch.stack([o.loss.float() for o in outputs])
-        values = self.run.accelerator.reduce(torch.cat([losses, norm.float().to(losses.device)[None]]), "sum").tolist()
-        # fp16 scaling skips steps with an infinite gradient by itself; a loss that is not finite is never right.
-        if self.run.recipe.train.precision == "fp16":
-            values = values[:-1]
-        if all(math.isfinite(v) for v in values):
+    def _require_finite(self, batches: Sequence[Batch], losses: Sequence[float], gradient: float) -> None:
+        bad = sorted({b.task for b, loss in zip(batches, losses, strict=True) if not math.isfinite(loss)})
+        # fp16 scaling meets infinite gradients now and then, and skips their steps by itself.
+        if not bad and (math.isfinite(gradient) or self.run.recipe.train.precision == "fp16"):
             return
-        tasks = {b.task for b, v in zip(batches, values, strict=False) if not math.isfinite(v)} or {"all tasks"}
+        run = self.run
+        what = (
+            f"the loss of {', '.join(bad)}"
+            if bad
+            else f"the gradient of {', '.join(sorted({b.task for b in batches}))}"
+        )
         raise TrainingError(
-            f"the loss of {', '.join(sorted(tasks))} is not finite at step {self.run.step} of stage {self.run.stage}; "
-            f"last good checkpoint: {saving.newest(self.run.directory) or 'none yet'}. "
-            f"Lower train.{self.run.stage}.lr or check the data, then --resume."
+            f"{what} is not finite at step {run.step + 1} of stage {run.stage}; last good checkpoint: "
+            f"{saving.newest(run.directory) or 'none yet'}. Repair the data and --resume, or begin anew with a lower "
+            f"train.{run.stage}.lr."
         )
 
     def _periodic(self) -> None:
-        run, train_settings = self.run, self.run.recipe.train
-        last = run.step == run.settings.steps
-        if train_settings.save_every and run.step % train_settings.save_every == 0 and not last:
-            saving.save_checkpoint(run, self.optimizer, self.average)
-        if self.evaluate and train_settings.eval_every and run.step % train_settings.eval_every == 0:
-            run.model.set_stage(None)
-            self.logs.write(dict(self.evaluate(run)))
+        run, settings = self.run, self.run.recipe.train
+        if self.evaluate and settings.eval_every and run.step % settings.eval_every == 0:
+            with self.average.applied() if self.average else nullcontext():
+                self.logs.write(dict(self.evaluate(run)))
             run.model.set_stage(run.stage)
+        if run.step % settings.save_every == 0 and run.step < run.settings.steps:
+            self._save()
+
+    def _save(self) -> None:
+        saving.save_step(self.run, self.optimizer, self.average, self.logs.state())
 
 
-def _maybe_no_sync(accelerator: Accelerator, module: nn.Module, synchronise: bool) -> Any:
-    from contextlib import nullcontext
-
-    return nullcontext() if synchronise else accelerator.no_sync(module)
+def _build_optimizer(run: Run) -> torch.optim.Optimizer:
+    optimizer = run.host.build_optimizer(run)
+    if optimizer is None:
+        known = [p.name for p in run.host.plugins if "cynosure_build_optimizer" in p.hooks]
+        raise TrainingError(f"train.{run.stage}.optimizer: {unknown('optimizer', run.settings.optimizer, known)}.")
+    return optimizer
 
 
 def _seed(seed: int, stage: str, micro_step: int, rank: int) -> int:

@@ -1,17 +1,21 @@
-"""A run's files: training checkpoints to resume from, the final model, the resolved recipe."""
+"""A run's files: training checkpoints to resume from, the final model, the resolved recipe.
+
+All processes of a run must see its folder; the first one writes.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-import yaml
 
+from cynosure.config.recipe import differences
 from cynosure.errors import CheckpointError
 from cynosure.train import checkpoint as files
+from cynosure.train import logs
 from cynosure.train.schedule import Average
 
 if TYPE_CHECKING:
@@ -22,7 +26,11 @@ FORMAT = "cynosure-1"
 
 
 def has_progress(directory: Path) -> bool:
-    return (directory / files.MODEL).is_file() or bool(files.step_directories(directory))
+    return is_finished(directory) or newest(directory) is not None
+
+
+def is_finished(directory: Path) -> bool:
+    return (directory / files.MODEL).is_file()
 
 
 def newest(directory: Path) -> Path | None:
@@ -42,8 +50,11 @@ def metadata(run: Run) -> dict[str, str]:
     }
 
 
-def write_recipe(run: Run) -> None:
+def prepare_folder(run: Run) -> None:
+    """Remove what a kill or an earlier attempt left that does not belong to the run as it goes on from here."""
     if run.main:
+        files.remove_parts(run.directory)
+        logs.rewind(run.directory / logs.FILE, run.recipe.train.stages, run.stage, run.step)
         text = run.recipe.to_yaml()
         files.write_whole(run.directory / RECIPE, lambda path: _write_text(path, text))
 
@@ -52,23 +63,41 @@ def _write_text(path: Path, text: str) -> None:
     path.write_text(text)
 
 
-def save_checkpoint(run: Run, optimizer: torch.optim.Optimizer | None, average: Average | None) -> None:
-    """Write a checkpoint to resume from; without an optimizer it marks the end of a stage."""
-    stages = run.recipe.train.stages
-    path = run.directory / "checkpoints" / f"{stages.index(run.stage)}-{run.stage}-{run.step:08d}"
-    if run.main:
+def save_step(run: Run, optimizer: torch.optim.Optimizer, average: Average | None, told: dict[str, Any]) -> None:
+    """Write a checkpoint to resume from in the middle of a stage.
 
-        def write(temporary: Path) -> None:
-            temporary.mkdir(parents=True)
-            files.write_tensors(temporary / files.MODEL, run.model.state_dict(), metadata(run))
-            if optimizer is not None:
-                files.write_tensors(temporary / files.OPTIMIZER, files.optimizer_tensors(optimizer))
-            if average is not None:
-                files.write_tensors(temporary / files.AVERAGE, average.values)
-            state = {"stage": run.stage, "step": run.step, "finished": sorted(run.finished)}
-            (temporary / files.STATE).write_text(json.dumps(state))
+    Its model file is the model to use: with averaging it has the averaged weights, and the trained ones lie beside it.
+    """
 
-        files.write_whole(path, write)
+    def write(folder: Path) -> None:
+        with average.applied() if average else nullcontext():
+            files.write_tensors(folder / files.MODEL, run.model.state_dict(), metadata(run))
+        files.write_tensors(folder / files.OPTIMIZER, files.optimizer_tensors(optimizer))
+        if average:
+            files.write_tensors(folder / files.WEIGHTS, average.parameters)
+
+    _save(run, write, {"logs": told, "scaler": run.accelerator.scaler.state_dict() if run.accelerator.scaler else {}})
+
+
+def save_stage(run: Run) -> None:
+    """Write a checkpoint that marks the end of a stage."""
+    _save(run, lambda folder: files.write_tensors(folder / files.MODEL, run.model.state_dict(), metadata(run)), {})
+
+
+def _save(run: Run, write: Any, more: dict[str, Any]) -> None:
+    number = run.recipe.train.stages.index(run.stage)
+    path = run.directory / "checkpoints" / f"{number}-{run.stage}-{run.step:08d}"
+    # One that is there has the same content, since a step's outcome depends on nothing but its number.
+    if run.main and not path.exists():
+        state = {"stage": run.stage, "step": run.step, "finished": sorted(run.finished), **more}
+        state["processes"] = run.accelerator.num_processes
+
+        def write_all(folder: Path) -> None:
+            folder.mkdir()
+            write(folder)
+            _write_text(folder / files.STATE, json.dumps(state))
+
+        files.write_whole(path, write_all)
         files.prune(run.directory, run.recipe.train.keep)
         run.host.checkpoint_saved(run, path)
     run.accelerator.wait_for_everyone()
@@ -87,23 +116,28 @@ def resume(run: Run) -> None:
     """Load the newest training checkpoint of the run's folder; a folder without one starts from the beginning."""
     path = newest(run.directory)
     if path is None:
+        run.progress.say(f"{run.directory} holds no checkpoint yet: starting from the beginning.")
         return
-    state = files.read_state(path)
-    tensors, told = files.read_tensors(path / files.MODEL)
+    try:
+        tensors, told = files.read_tensors(path / files.MODEL)
+        state = files.read_state(path)
+        run.stage, run.step, run.finished = state["stage"], state["step"], set(state["finished"])
+    except (CheckpointError, KeyError) as error:
+        what = f"{path / files.STATE} lacks {error}." if isinstance(error, KeyError) else str(error)
+        raise CheckpointError(
+            f"{what} Remove {path} to go on from the checkpoint before it, if there is one."
+        ) from error
     _check_recipe(run, told, path)
     files.load_state(run.model, tensors, path / files.MODEL)
-    run.stage, run.step, run.finished = state["stage"], state["step"], set(state["finished"])
+    before, now = state.get("processes", 1), run.accelerator.num_processes
+    if before != now:
+        run.progress.say(f"{path.name} was made by {before} processes, now there are {now}: steps see other batches.")
     run.progress.say(f"going on from {path.name}.")
-
-
-FREE = ("eval.", "train.log_every", "train.save_every", "train.eval_every", "train.keep", "train.trackers", "train.workers")
-"""Settings that may change when a run is resumed: they do not touch what is trained."""
 
 
 def _check_recipe(run: Run, told: dict[str, str], path: Path) -> None:
     """A run goes on only with the recipe it began with: another one would silently change what is being trained."""
-    before, now = (dict(_flat(yaml.safe_load(text))) for text in (told.get("recipe", "{}"), run.recipe.to_yaml()))
-    changed = [k for k in {**before, **now} if before.get(k) != now.get(k) and not k.startswith(FREE)]
+    changed = differences(told.get("recipe", "{}"), run.recipe)
     if changed:
         raise CheckpointError(
             f"{path} was made with another recipe ({_some(changed)} differ): resume with {run.directory / RECIPE}, "
@@ -111,26 +145,21 @@ def _check_recipe(run: Run, told: dict[str, str], path: Path) -> None:
         )
 
 
-def _flat(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """`(dotted key, value)` of every leaf."""
-    if not isinstance(value, dict):
-        yield prefix, value
-        return
-    for key, inner in value.items():
-        yield from _flat(inner, f"{prefix}.{key}" if prefix else str(key))
-
-
 def _some(names: list[str], most: int = 6) -> str:
     return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
 
 
-def restore_optimizer(run: Run, optimizer: Any, average: Average | None) -> None:
-    """Optimizer and averages of the checkpoint that the run was resumed from, at the same stage and step."""
+def restore_step(run: Run, optimizer: torch.optim.Optimizer, average: Average | None) -> dict[str, Any]:
+    """Bring back what `save_step` wrote beside the model, for a run resumed in the middle of a stage; returns `told`."""
     path = newest(run.directory)
     if run.step == 0 or path is None:
-        return
+        return {}
+    state = files.read_state(path)
     tensors, _ = files.read_tensors(path / files.OPTIMIZER)
     files.load_optimizer(getattr(optimizer, "optimizer", optimizer), tensors)
-    if average is not None:
-        values, _ = files.read_tensors(path / files.AVERAGE)
-        average.values = {k: v.to(average.values[k].device) for k, v in values.items()}
+    if average:  # made of the model as it was loaded, which is the averaged one
+        weights, _ = files.read_tensors(path / files.WEIGHTS)
+        files.copy_parameters(average.parameters, weights, path / files.WEIGHTS)
+    if run.accelerator.scaler and state.get("scaler"):
+        run.accelerator.scaler.load_state_dict(state["scaler"])
+    return dict(state.get("logs", {}))

@@ -8,13 +8,39 @@ import numpy as np
 
 from cynosure.core.records import Batch, Codes, SampleSettings
 from cynosure.data.loading import TaskData
-from cynosure.errors import CynosureError
-from cynosure.train.codecache import compute_codes, oracle_codes
+from cynosure.data.mixing import Mixture, mixture_weights
+from cynosure.errors import DataError, TrainingError
+from cynosure.train.codecache import cached_codes, weights_digest
 
 if TYPE_CHECKING:
     from cynosure.train.loop import Run
 
 CACHE = "cache"
+
+
+def check_data(run: Run) -> None:
+    """Find out before hours of training what a later stage would stumble over; say what is unusual."""
+    recipe = run.recipe
+    refit = recipe.train.refit
+    refits = (refit.tasks or list(recipe.tasks)) if "refit" in recipe.train.stages and refit.steps else []
+    for key, use in recipe.tasks.items():
+        rows = run.session.rows(key, "train")
+        if not hasattr(rows, "__getitem__"):
+            if key in refits:
+                raise TrainingError(
+                    f"stage refit keeps the codes of its rows, but task {key} streams them: set streaming: false for "
+                    f"dataset {use.data}, or leave the task out of train.refit.tasks."
+                )
+            if recipe.mixing.by != "weight":
+                raise TrainingError(
+                    f"mixing.by: {recipe.mixing.by} counts rows, but task {key} streams them: set mixing.by to weight."
+                )
+        elif len(rows) == 0:
+            raise DataError(f"task {key} has nothing to learn from: dataset {use.data} holds no training row.")
+        elif len(rows) < use.batch_size:
+            run.progress.say(f"task {key}: batch_size {use.batch_size} repeats rows, there are only {len(rows)}.")
+    if refits and not recipe.train.prior.views:
+        raise TrainingError("stage refit keeps the codes of its rows: set train.prior.views to 1 or more.")
 
 
 def stage_data(run: Run) -> dict[str, TaskData]:
@@ -23,12 +49,18 @@ def stage_data(run: Run) -> dict[str, TaskData]:
     chosen = run.settings.tasks if run.stage == "refit" and run.settings.tasks else list(recipe.tasks)
     data = {}
     for key in chosen:
-        task, options = run.model.tasks[key], recipe.tasks[key]
-        data[key] = TaskData(task, run.session.rows(key, "train"), options.batch_size, recipe.seed)
-        size = 0 if data[key].streams else len(data[key])
-        if size and size < options.batch_size:
-            run.progress.say(f"task {key}: batch_size {options.batch_size} repeats rows, there are only {size}.")
+        task, rows = run.model.tasks[key], run.session.rows(key, "train")
+        transforms = [t for t in run.host.transforms(task, "train") if t is not None]
+        data[key] = TaskData(task, rows, recipe.tasks[key].batch_size, recipe.seed, transforms=transforms)
     return data
+
+
+def stage_mixture(run: Run, data: dict[str, TaskData]) -> Mixture:
+    """The order of the tasks."""
+    mixing = run.recipe.mixing
+    weights = {key: run.recipe.tasks[key].weight for key in data}
+    sizes = {key: 1 if d.streams else len(d) for key, d in data.items()}
+    return Mixture(mixture_weights(weights, sizes, mixing.by, mixing.temperature))
 
 
 def prepare_stage(run: Run, data: dict[str, TaskData]) -> None:
@@ -37,26 +69,16 @@ def prepare_stage(run: Run, data: dict[str, TaskData]) -> None:
         return
     if run.stage == "prior" and run.settings.warm_start and run.step == 0:
         warm_start(run)
-    views = run.recipe.train.prior.views
     run.model.set_stage(None)
+    views = run.recipe.train.prior.views
     for key, task_data in data.items():
-        if task_data.streams or not views:
+        if views and task_data.streams:
+            run.progress.say(f"task {key} streams: the oracle writes its codes in passing, without train.prior.views.")
+        elif views:
+            task_data.views = views
+            _add_codes(run, task_data)
             if run.stage == "refit":
-                raise CynosureError(f"stage refit needs cached codes: set train.prior.views to 1 or more for task {key}.")
-            continue
-        task_data.views = views
-        if run.stage == "refit":
-            _add_sampled(run, task_data)
-        accelerator = run.accelerator
-        task_data.codes = oracle_codes(
-            run.model,
-            task_data,
-            run.directory / CACHE,
-            accelerator.device,
-            run.progress,
-            accelerator.process_index,
-            accelerator.num_processes,
-        )
+                _add_sampled(run, task_data)
 
 
 def warm_start(run: Run) -> None:
@@ -71,9 +93,26 @@ def warm_start(run: Run) -> None:
         run.progress.say(f"the prior's encoder starts from {len(shared)} of {len(own)} arrays of the base.")
 
 
+def _add_codes(run: Run, data: TaskData) -> None:
+    """The oracle's codes of every row."""
+    model, name = run.model, data.task.name
+    assert model.tokenizer is not None
+    file = f"{name}-{weights_digest(model.tokenizer)}-{len(data.rows)}x{data.views}-seed{data.seed}.npy"
+    data.codes = cached_codes(
+        run.directory / CACHE / file,
+        data,
+        np.arange(len(data.rows)),
+        model.tokenizer.spec,
+        model.encode,
+        run.accelerator,
+        run.progress,
+        f"codes of {name}",
+    )
+
+
 def _add_sampled(run: Run, data: TaskData) -> None:
     """Pick rows and write the prior's codes for them; a few rows serve, since f only has to learn the prior's habits."""
-    settings, model = run.settings, run.model
+    settings, model, name = run.settings, run.model, data.task.name
     assert model.tokenizer is not None and model.prior is not None
     count = min(settings.examples, len(data.rows))
     data.picks = np.sort(np.random.default_rng((run.recipe.seed, 11)).permutation(len(data.rows))[:count])
@@ -84,15 +123,16 @@ def _add_sampled(run: Run, data: TaskData) -> None:
         assert codes is not None
         return codes
 
-    accelerator = run.accelerator
-    data.sampled = compute_codes(
+    digest = weights_digest(model.tokenizer, model.prior)
+    file = f"{name}-sampled-{digest}-{count}of{len(data.rows)}x{data.views}-t{settings.temperature}-seed{data.seed}.npy"
+    data.sampled = cached_codes(
+        run.directory / CACHE / file,
         data,
+        data.picks,
         model.tokenizer.spec,
         write,
-        accelerator.device,
+        run.accelerator,
         run.progress,
-        f"sampling {data.task.name}",
-        accelerator.process_index,
-        accelerator.num_processes,
+        f"sampling {name}",
     )
     data.sampled_share = settings.sampled

@@ -10,7 +10,15 @@ from pydantic import Field
 from torch import nn
 
 from cynosure import hookimpl
-from cynosure.core.blocks import Transformer, patch_embedding, positions, to_tokens, token_grid, unpatch
+from cynosure.core.blocks import (
+    Transformer,
+    patch_embedding,
+    positions,
+    to_tokens,
+    token_grid,
+    unpatch,
+    zero_initialized,
+)
 from cynosure.core.contracts import Base, PartConfig
 from cynosure.core.records import Shapes
 from cynosure.core.resize import resize_linear
@@ -37,10 +45,8 @@ class ViTBase(Base):
         self.positions = positions(self.grid[0] * self.grid[1], config.dim)
         self.transformer = Transformer(config.dim, config.depth, config.heads, config.mlp_dim)
         pixels = config.patch**2
-        self.heads = nn.ModuleDict({t: nn.Linear(config.dim, c * pixels) for t, c in shapes.channels.items()})
-        for head in self.heads.values():
-            nn.init.zeros_(head.weight)
-            nn.init.zeros_(head.bias)
+        heads = {t: zero_initialized(nn.Linear(config.dim, c * pixels)) for t, c in shapes.channels.items()}
+        self.heads = nn.ModuleDict(heads)
 
     def forward(self, inputs: Mapping[str, Any], vectors: torch.Tensor | None, task: str) -> torch.Tensor:
         x = to_tokens(self.image_stem(inputs["image"])) + self.positions

@@ -99,11 +99,12 @@ class Muon(torch.optim.Optimizer):
 
 @hookimpl
 def cynosure_build_optimizer(run: Any) -> torch.optim.Optimizer | None:
-    """Answers for stages with `optimizer: muon`. Embeddings, heads and vectors go to AdamW, as Muon's authors advise."""
+    """Answers for stages with `optimizer: muon`; embeddings, heads and vectors go to AdamW, as its authors advise."""
     settings = run.settings
     if settings.optimizer != "muon":
         return None
-    matrices, others = [], []
+    matrices: list[torch.nn.Parameter] = []
+    others: list[torch.nn.Parameter] = []
     for name, p in run.model.named_parameters():
         if p.requires_grad:
             inner = p.ndim >= 2 and not any(word in name for word in ("head", "embedding", "positions", "stems"))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, final
+from typing import Any, cast, final
 
 import torch
 from pydantic import Field
@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from cynosure import hookimpl
-from cynosure.core.blocks import NORM_EPS, DecoderBlock, KVCache
+from cynosure.core.blocks import NORM_EPS, DecoderBlock, KVCache, zero_initialized
 from cynosure.core.contracts import Encoder, PartConfig, Prior
 from cynosure.core.decoding import draw, row_uniforms
 from cynosure.core.records import Codes, SampleSettings, Shapes
@@ -46,13 +46,10 @@ class Autoregressive(Prior):
         context_dim = encoder.dim if encoder else dim
         self.tasks = nn.ParameterDict({t: nn.Parameter(torch.randn(context_dim) * 0.02) for t in shapes.channels})
         self.positions = nn.Parameter(torch.randn(1, tokens, dim) * dim**-0.5)
-        self.blocks = nn.ModuleList(
-            DecoderBlock(dim, config.heads, config.mlp_dim, context_dim) for _ in range(config.depth)
-        )
+        blocks = [DecoderBlock(dim, config.heads, config.mlp_dim, context_dim) for _ in range(config.depth)]
+        self.blocks = nn.ModuleList(blocks)
         self.norm = nn.LayerNorm(dim, eps=NORM_EPS)
-        self.head = nn.Linear(dim, self.spec.vocab_size)
-        nn.init.zeros_(self.head.weight)
-        nn.init.zeros_(self.head.bias)
+        self.head = zero_initialized(nn.Linear(dim, self.spec.vocab_size))
 
     def loss(self, inputs: Mapping[str, Any], codes: Codes, task: str) -> dict[str, torch.Tensor]:
         tokens = codes.ids.flatten(1)
@@ -96,7 +93,8 @@ class Autoregressive(Prior):
         if self.encoder is not None:
             encoded = self.encoder(inputs, task)
             context = torch.cat([context.to(encoded.dtype), encoded], 1)
-        return [block.cross.project(context) for block in self.blocks]
+        layers = [cast(DecoderBlock, block) for block in self.blocks]
+        return [block.cross.project(context) for block in layers]
 
 
 @hookimpl

@@ -90,7 +90,9 @@ class ViTOracle(Tokenizer):
         merged = 1
         if config.merge == "linear":
             if self.grid[0] % rows or self.grid[1] % columns:
-                raise ValueError(f"merge: linear needs a patch grid {self.grid} that code_grid {config.code_grid} divides")
+                raise ValueError(
+                    f"merge: linear needs a patch grid {self.grid} that code_grid {config.code_grid} divides"
+                )
             merged = (self.grid[0] // rows) * (self.grid[1] // columns)
         self.head = nn.Linear(dim * merged, quantizer.dim)
         nn.init.normal_(self.head.weight, std=(dim * merged) ** -0.5)

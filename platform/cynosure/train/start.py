@@ -1,0 +1,60 @@
+"""What a run needs before its first step: accelerate, the trackers, the model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
+from accelerate.utils import DistributedDataParallelKwargs
+
+from cynosure.config.recipe import Recipe
+from cynosure.errors import TrainingError, unknown
+
+PROJECT = "cynosure"
+
+
+def make_accelerator(recipe: Recipe, directory: Path) -> Accelerator:
+    """Devices, precision and trackers as the recipe wants them.
+
+    Raises TrainingError for a tracker that is unknown or not installed, and a precision that this machine lacks.
+    """
+    trackers = list(recipe.train.trackers)
+    _check_trackers(trackers)
+    AcceleratorState._reset_state()  # else a second run in one process could not have another precision
+    try:
+        accelerator = Accelerator(
+            mixed_precision=recipe.train.precision,
+            log_with=trackers or None,
+            project_dir=str(directory),
+            kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=len(recipe.tasks) > 1)],
+        )
+    except ValueError as error:
+        raise TrainingError(
+            f"this machine cannot train with train.precision: {recipe.train.precision} ({error}); set it to bf16 or no."
+        ) from error
+    if trackers:
+        accelerator.init_trackers(PROJECT, config=dict(_settings(recipe.model_dump(mode="json", by_alias=True))))
+    torch.manual_seed(recipe.seed)
+    return accelerator
+
+
+def _check_trackers(names: Sequence[str]) -> None:
+    known = [str(name) for name in LOGGER_TYPE_TO_CLASS]
+    installed = {str(name) for name in get_available_trackers()}
+    for name in names:
+        if name not in known:
+            raise TrainingError(f"train.trackers: {unknown('tracker', name, known)}.")
+        if name not in installed:
+            raise TrainingError(f"train.trackers: {name} is not installed; pip install {name}, or take it out.")
+
+
+def _settings(value: Any, key: str = "") -> list[tuple[str, Any]]:
+    """(dotted key, number or text) of every leaf, which is what all trackers take."""
+    if isinstance(value, dict):
+        return [leaf for k, v in value.items() for leaf in _settings(v, f"{key}.{k}" if key else str(k))]
+    return [(key, value if isinstance(value, (int, float, str)) else str(value))]
