@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any, ClassVar
 
 LINE_EVERY_SECONDS = 15.0
 
@@ -27,11 +28,11 @@ class Progress:
 
 
 class _RichBar(Bar):
-    def __init__(self, progress: object, task: object) -> None:
-        self._progress, self._task = progress, task
+    def __init__(self, display: Any, task: Any) -> None:
+        self._display, self._task = display, task
 
     def advance(self, count: int = 1, note: str = "") -> None:
-        self._progress.update(self._task, advance=count, note=note)  # type: ignore[attr-defined]
+        self._display.update(self._task, advance=count, note=note)
 
 
 class _LineBar(Bar):
@@ -56,38 +57,49 @@ class _LineBar(Bar):
 class ConsoleProgress(Progress):
     """Rich bars on a terminal, lines elsewhere; on standard error, so that results can be piped."""
 
+    _display: ClassVar[Any] = None
+    """What shows the bars; a terminal has room for one, which bars inside bars share."""
+
     @contextmanager
     def bar(self, title: str, total: int, done: int = 0) -> Iterator[Bar]:
         if not sys.stderr.isatty():
             yield _LineBar(title, total, done)
-            return
-        from rich import progress as rich_progress
-        from rich.console import Console
-
-        columns = (
-            rich_progress.TextColumn("{task.description:<24}"),
-            rich_progress.BarColumn(),
-            rich_progress.MofNCompleteColumn(),
-            _rate_column(),
-            rich_progress.TimeRemainingColumn(),
-            rich_progress.TextColumn("{task.fields[note]}"),
-        )
-        with rich_progress.Progress(*columns, console=Console(stderr=True), speed_estimate_period=20) as bars:
-            yield _RichBar(bars, bars.add_task(title, total=total, completed=done, note=""))
+        elif (display := ConsoleProgress._display) is not None:
+            task = display.add_task(title, total=total, completed=done, note="")
+            try:
+                yield _RichBar(display, task)
+            finally:
+                display.remove_task(task)
+        else:
+            with _rich_display() as display:
+                ConsoleProgress._display = display
+                try:
+                    yield _RichBar(display, display.add_task(title, total=total, completed=done, note=""))
+                finally:
+                    ConsoleProgress._display = None
 
     def say(self, text: str) -> None:
         print(text, file=sys.stderr, flush=True)
 
 
-def _rate_column() -> object:
-    from rich.progress import ProgressColumn, Task
+def _rich_display() -> Any:
+    from rich import progress
+    from rich.console import Console
     from rich.text import Text
 
-    class Rate(ProgressColumn):
-        def render(self, task: Task) -> Text:
+    class Rate(progress.ProgressColumn):
+        def render(self, task: progress.Task) -> Text:
             return Text(f"{task.speed:.1f}/s" if task.speed else "", style="cyan")
 
-    return Rate()
+    columns = (
+        progress.TextColumn("{task.description:<24}"),
+        progress.BarColumn(),
+        progress.MofNCompleteColumn(),
+        Rate(),
+        progress.TimeRemainingColumn(),
+        progress.TextColumn("{task.fields[note]}"),
+    )
+    return progress.Progress(*columns, console=Console(stderr=True), speed_estimate_period=20)
 
 
 def _clock(seconds: float) -> str:

@@ -14,7 +14,7 @@ from cynosure.core.records import Codes, CodeSpec, SampleSettings, Segment
 from cynosure.errors import CynosureError, DataError
 from cynosure.host import load_host
 from cynosure.registry import PluginEntry, load_registry
-from cynosure.run.evaluate import CodeStatistics, evaluate
+from cynosure.run.evaluate import CodeStatistics, codebook_use, evaluate
 from cynosure.run.report import Report, TaskReport
 
 
@@ -164,3 +164,13 @@ def test_the_table_sets_sources_side_by_side(report):
     rmse = next(line for line in lines if line.strip().startswith("rmse"))
     values = [report.tasks["depth"].metrics[s]["rmse"] for s in ("oracle", "prior", "random", "none", "baseline")]
     assert [float(cell) for cell in rmse.split()[1:]] == pytest.approx(values, abs=0.06)
+
+
+def test_the_codebook_is_counted_over_all_tasks_together() -> None:
+    """Each task may use half of a shared codebook; what matters is whether a code is dead for all of them."""
+    spec = CodeSpec((Segment("guide", 2, 1, 4),))
+    statistics = [CodeStatistics(spec, 1), CodeStatistics(spec, 1)]
+    statistics[0].add(Codes(torch.tensor([[[0], [1]]]), spec), None, 0.0)
+    statistics[1].add(Codes(torch.tensor([[[1], [2]]]), spec), None, 0.0)
+    found = codebook_use(statistics, torch.device("cpu"))
+    assert found["oracle"]["used"] == 0.75 and found["oracle"]["dead"] == 1

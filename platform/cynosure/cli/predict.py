@@ -63,7 +63,7 @@ def predict(
     ] = None,
     device: Annotated[str | None, typer.Option("--device", help="cpu, cuda, ...; else cuda if there is one")] = None,
 ) -> None:
-    """Answer for each source with every task; exits with 1 when some sources are bad, with 2 when all are."""
+    """Run a trained model on pictures; exits with 1 when some sources are bad, with 2 when all are."""
     from cynosure.process import tune
 
     tune()

@@ -129,7 +129,7 @@ class Train(Section):
     workers: Count = Field(0, description="processes that prepare data")
     log_every: Size = Field(10, description="steps between two log lines")
     save_every: Size = Field(500, description="steps between two checkpoints")
-    eval_every: Count = Field(0, description="steps between two evaluations; 0 evaluates at the end of a stage only")
+    eval_every: Count = Field(0, description="steps between two evaluations in training; 0 never evaluates")
     keep: Size = Field(2, description="checkpoints to keep")
     trackers: list[str] = Field([], description="experiment trackers of accelerate, e.g. tensorboard")
 

@@ -16,7 +16,7 @@ import torch
 from cynosure.core.contracts import Task
 from cynosure.core.guided import CODE_SOURCES, CodeSource, GuidedModel
 from cynosure.core.records import Batch, Codes, CodeSpec, Prediction, SampleSettings
-from cynosure.core.usage import perplexity, used
+from cynosure.core.usage import codebook_report, perplexity, used
 from cynosure.data.loading import evaluation_batches
 from cynosure.errors import CynosureError, DataError, unknown
 from cynosure.progress import Progress
@@ -64,7 +64,7 @@ def evaluate(
     guided.eval()
     settings = settings or SampleSettings(**session.recipe.eval.sampling.model_dump())
     progress = progress or Progress()
-    reports = {}
+    reports, statistics = {}, []
     for name in tasks or list(guided.tasks):
         if name not in guided.tasks:
             raise CynosureError(unknown("task of this model", name, guided.tasks))
@@ -77,8 +77,22 @@ def evaluate(
                 measurement.add(_real_rows(batch).to(measurement.device))
                 bar.advance(int(batch.valid.sum()) * world)
         reports[name] = measurement.report()
+        statistics += [measurement.codes] if measurement.codes else []
         session.host.evaluated(run or model, task, reports[name].metrics, measurement.samples)
-    return Report(split, {k: v for k, v in asdict(settings).items() if k != "known"}, reports)
+    codebook = codebook_use(statistics, next(guided.parameters()).device)
+    return Report(split, {k: v for k, v in asdict(settings).items() if k != "known"}, reports, codebook)
+
+
+def codebook_use(statistics: Sequence[CodeStatistics], device: torch.device) -> dict[str, dict[str, float]]:
+    """How the tasks together use the codebook that they share, by source of the codes."""
+    found: dict[str, dict[str, float]] = {}
+    for source in {source: None for each in statistics for source in each.counts}:
+        for i, segment in enumerate(statistics[0].spec.segments):
+            counts = torch.stack([each.counts[source][i] for each in statistics if source in each.counts]).sum(0)
+            counts = torch.tensor(total(counts.tolist(), device, statistics[0].world))
+            suffix = f"/{segment.name}" if len(statistics[0].spec.segments) > 1 else ""
+            found.setdefault(source, {}).update({f"{k}{suffix}": v for k, v in codebook_report(counts).items()})
+    return found
 
 
 def during_training(run: Run) -> dict[str, float]:

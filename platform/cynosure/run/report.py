@@ -55,6 +55,8 @@ class Report:
     split: str
     settings: Mapping[str, Any]
     tasks: Mapping[str, TaskReport]
+    codebook: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    """Source of the codes -> how all tasks together use the codebook: 'used' share, 'perplexity', 'dead' codes."""
 
     def to_dict(self) -> dict[str, Any]:
         return _finite(asdict(self))
@@ -73,6 +75,8 @@ class Report:
                 found |= {f"{task}/{column}/codes/{name}": value for name, value in values.items()}
             if report.images_per_second is not None:
                 found[f"{task}/images_per_second"] = report.images_per_second
+        for column, values in self.codebook.items():
+            found |= {f"codebook/{column}/{name}": value for name, value in values.items()}
         return {name: value for name, value in found.items() if math.isfinite(value)}
 
     def table(self) -> Table:
@@ -89,6 +93,13 @@ class Report:
             table.add_section()
             table.add_row(f"[bold cyan]{task}[/] · {report.rows} rows")
             for label, cells in report.lines():
+                table.add_row(f"  {label}", *[cells.get(column, "") for column in columns])
+        if len(self.tasks) > 1 and self.codebook:
+            table.add_section()
+            table.add_row("[bold cyan]codebook[/] · all tasks")
+            for label in _names(self.codebook):
+                show = _percent if label.split("/")[0] == "used" else _number
+                cells = {c: show(values[label]) for c, values in self.codebook.items() if label in values}
                 table.add_row(f"  {label}", *[cells.get(column, "") for column in columns])
         return table
 

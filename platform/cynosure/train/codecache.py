@@ -41,7 +41,7 @@ def cached_codes(
     progress: Progress,
     title: str,
 ) -> np.ndarray:
-    """What `write` says of all views of `rows`, int32 [all rows, views, L, D], -1 elsewhere; from `path` if it is there.
+    """What `write` says of all views of `rows`, int32 [all rows, views, L, D], -1 elsewhere; kept in `path`.
 
     Processes share the work, and all of them get everything. A file that is cut short or of another shape is made anew.
     """

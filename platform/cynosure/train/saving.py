@@ -150,7 +150,7 @@ def _some(names: list[str], most: int = 6) -> str:
 
 
 def restore_step(run: Run, optimizer: torch.optim.Optimizer, average: Average | None) -> dict[str, Any]:
-    """Bring back what `save_step` wrote beside the model, for a run resumed in the middle of a stage; returns `told`."""
+    """Bring back what `save_step` wrote beside the model, if the run resumes inside a stage; returns its `told`."""
     path = newest(run.directory)
     if run.step == 0 or path is None:
         return {}

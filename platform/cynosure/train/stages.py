@@ -111,7 +111,7 @@ def _add_codes(run: Run, data: TaskData) -> None:
 
 
 def _add_sampled(run: Run, data: TaskData) -> None:
-    """Pick rows and write the prior's codes for them; a few rows serve, since f only has to learn the prior's habits."""
+    """The prior's codes of a few rows, which the stage then trains on: they show f the prior's habits."""
     settings, model, name = run.settings, run.model, data.task.name
     assert model.tokenizer is not None and model.prior is not None
     count = min(settings.examples, len(data.rows))
