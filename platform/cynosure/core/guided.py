@@ -60,8 +60,11 @@ class GuidedModel(nn.Module):
         if stage == "prior":
             return self._prior_step(batch)
         encoded = self._encode(batch) if stage == "codes" else None
-        vectors = encoded.vectors if encoded else self._vectors(self._stored(batch))
-        terms = dict(self.tasks[batch.task].loss(self.base(batch.inputs, self._thin(vectors), batch.task), batch))
+        if stage == "codes":
+            vectors = self._thin(encoded.vectors) if encoded else None
+        else:
+            vectors = self._vectors(self._stored(batch))
+        terms = dict(self.tasks[batch.task].loss(self.base(batch.inputs, vectors, batch.task), batch))
         weight = self.loss_weights.get(batch.task, 1.0)
         loss = weight * torch.stack(list(terms.values())).sum()
         stats: Mapping[str, torch.Tensor] = {}
@@ -92,9 +95,9 @@ class GuidedModel(nn.Module):
     def _vectors(self, codes: Codes | None) -> torch.Tensor | None:
         return None if codes is None or self.tokenizer is None else self.tokenizer.vectors(codes)
 
-    def _thin(self, vectors: torch.Tensor | None) -> torch.Tensor | None:
-        """Code dropout: a dropped code is the zero vector."""
-        if vectors is None or not self.base.training or self.code_dropout == 0:
+    def _thin(self, vectors: torch.Tensor) -> torch.Tensor:
+        """Code dropout (UViM, section 2.3): a dropped code is the zero vector."""
+        if not self.base.training or self.code_dropout == 0:
             return vectors
         keep = keep_mask(len(vectors), vectors.shape[1], self.code_dropout, device=vectors.device)
         return vectors * keep[..., None]

@@ -151,16 +151,21 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tenso
 
 def load_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, torch.Tensor]) -> None:
     """The inverse of `optimizer_tensors`, into an optimizer over the same parameters."""
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
     state: dict[int, dict[str, torch.Tensor]] = {}
     for name, tensor in tensors.items():
         number, key = name.split(".", 1)
-        state.setdefault(int(number), {})[key] = tensor
-    parameters = sum(len(group["params"]) for group in optimizer.param_groups)
-    if state and max(state) >= parameters:
-        raise CheckpointError(
-            f"the optimizer's state is of {max(state) + 1} parameters, this stage trains {parameters}."
-        )
+        if int(number) >= len(parameters):
+            raise CheckpointError(f"the optimizer's state is not of these {len(parameters)} parameters.")
+        state.setdefault(int(number), {})[key] = _laid_out_as(parameters[int(number)], tensor)
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def _laid_out_as(parameter: torch.Tensor, tensor: torch.Tensor) -> torch.Tensor:
+    """`tensor` with the strides of the parameter it belongs to: fused optimizers walk both memories side by side."""
+    if tensor.shape != parameter.shape:
+        return tensor
+    return torch.empty_like(parameter, dtype=tensor.dtype).copy_(tensor)
 
 
 def step_directories(directory: Path) -> list[Path]:

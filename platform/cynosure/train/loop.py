@@ -194,7 +194,9 @@ class _Loop:
     def _micro_step(self, batch: Batch, index: int, count: int) -> StepOutput:
         run, accelerator = self.run, self.run.accelerator
         # Seeding here makes dropout a function of the step alone, so a resumed run repeats it bit for bit.
-        torch.manual_seed(_seed(run.recipe.seed, run.stage, run.step * count + index, accelerator.process_index))
+        seed = _seed(run.recipe.seed, run.stage, run.step * count + index, accelerator.process_index)
+        # torch.manual_seed also records a stack trace for the CUDA that may come: a millisecond on every CPU step.
+        (torch.default_generator if accelerator.device.type == "cpu" else torch).manual_seed(seed)
         batch = batch.to(accelerator.device)
         waits = index < count - 1
         try:

@@ -6,7 +6,8 @@ All processes of a run must see its folder; the first one writes.
 from __future__ import annotations
 
 import json
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -118,15 +119,10 @@ def resume(run: Run) -> None:
     if path is None:
         run.progress.say(f"{run.directory} holds no checkpoint yet: starting from the beginning.")
         return
-    try:
+    with _advice(path):
         tensors, told = files.read_tensors(path / files.MODEL)
         state = files.read_state(path)
         run.stage, run.step, run.finished = state["stage"], state["step"], set(state["finished"])
-    except (CheckpointError, KeyError) as error:
-        what = f"{path / files.STATE} lacks {error}." if isinstance(error, KeyError) else str(error)
-        raise CheckpointError(
-            f"{what} Remove {path} to go on from the checkpoint before it, if there is one."
-        ) from error
     _check_recipe(run, told, path)
     files.load_state(run.model, tensors, path / files.MODEL)
     before, now = state.get("processes", 1), run.accelerator.num_processes
@@ -154,12 +150,25 @@ def restore_step(run: Run, optimizer: torch.optim.Optimizer, average: Average | 
     path = newest(run.directory)
     if run.step == 0 or path is None:
         return {}
-    state = files.read_state(path)
-    tensors, _ = files.read_tensors(path / files.OPTIMIZER)
-    files.load_optimizer(getattr(optimizer, "optimizer", optimizer), tensors)
-    if average:  # made of the model as it was loaded, which is the averaged one
-        weights, _ = files.read_tensors(path / files.WEIGHTS)
-        files.copy_parameters(average.parameters, weights, path / files.WEIGHTS)
-    if run.accelerator.scaler and state.get("scaler"):
-        run.accelerator.scaler.load_state_dict(state["scaler"])
-    return dict(state.get("logs", {}))
+    with _advice(path):
+        state = files.read_state(path)
+        tensors, _ = files.read_tensors(path / files.OPTIMIZER)
+        files.load_optimizer(getattr(optimizer, "optimizer", optimizer), tensors)
+        if average:  # made of the model as it was loaded, which is the averaged one
+            weights, _ = files.read_tensors(path / files.WEIGHTS)
+            files.copy_parameters(average.parameters, weights, path / files.WEIGHTS)
+        if run.accelerator.scaler:
+            run.accelerator.scaler.load_state_dict(state["scaler"])
+        return dict(state["logs"])
+
+
+@contextmanager
+def _advice(path: Path) -> Iterator[None]:
+    """Errors of a damaged checkpoint, with what to do."""
+    try:
+        yield
+    except (CheckpointError, KeyError) as error:
+        what = f"{path / files.STATE} lacks {error}." if isinstance(error, KeyError) else str(error)
+        raise CheckpointError(
+            f"{what} Remove {path} to go on from the checkpoint before it, if there is one."
+        ) from error

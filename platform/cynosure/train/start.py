@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -26,21 +27,29 @@ def make_accelerator(recipe: Recipe, directory: Path) -> Accelerator:
     trackers = list(recipe.train.trackers)
     _check_trackers(trackers)
     AcceleratorState._reset_state()  # else a second run in one process could not have another precision
+    precision = recipe.train.precision
+    advice = f"this machine cannot train with train.precision: {precision}; set it to bf16 or no."
     try:
         accelerator = Accelerator(
-            mixed_precision=recipe.train.precision,
+            cpu=_several_cpu_processes(),
+            mixed_precision=precision,
             log_with=trackers or None,
             project_dir=str(directory),
             kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=len(recipe.tasks) > 1)],
         )
     except ValueError as error:
-        raise TrainingError(
-            f"this machine cannot train with train.precision: {recipe.train.precision} ({error}); set it to bf16 or no."
-        ) from error
+        raise TrainingError(advice) from error
+    if precision != "no" and not accelerator.native_amp:  # accelerate leaves out what a device lacks without a word
+        raise TrainingError(advice)
     if trackers:
         accelerator.init_trackers(PROJECT, config=dict(_settings(recipe.model_dump(mode="json", by_alias=True))))
     torch.manual_seed(recipe.seed)
     return accelerator
+
+
+def _several_cpu_processes() -> bool:
+    """accelerate joins processes without GPUs only when it is told to use the CPU; each would train for itself."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1 and not (torch.cuda.is_available() or torch.xpu.is_available())
 
 
 def _check_trackers(names: Sequence[str]) -> None:
