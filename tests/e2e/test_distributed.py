@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from tiny_runs import Project, log, same, weights
+from tiny_runs import Project, log
 
 SPIES = """
 import hashlib, json
@@ -27,8 +28,8 @@ def cynosure_training_step(run, batch):
 @hookimpl
 def cynosure_train_end(run, error):
     parts = {name: digest(getattr(run.model, name)) for name in ("base", "tokenizer", "prior")}
-    rank = run.accelerator.process_index
-    (run.directory / f"rank{rank}.json").write_text(json.dumps({"parts": parts, "seen": seen, "error": repr(error)}))
+    file = run.directory / f"{'stopped' if error else 'finished'}{run.accelerator.process_index}.json"
+    file.write_text(json.dumps({"parts": parts, "seen": seen}))
 """
 
 STOPS = """
@@ -37,61 +38,60 @@ from cynosure import hookimpl
 
 @hookimpl
 def cynosure_training_step(run, batch):
-    if (run.stage, run.step, run.accelerator.process_index) == ("prior", 2, 1) and os.environ.get("STOP"):
-        del os.environ["STOP"]
+    if (run.stage, run.step, run.accelerator.process_index) == ("prior", 2, 1) and os.environ.pop("STOP", ""):
         os.kill(os.getpid(), signal.SIGINT)
 """
 
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """A run of two processes, of which one is told to stop in stage prior, and which is then resumed."""
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of two processes, of which the second is told to stop in stage prior, and which is then resumed."""
     project = Project(tmp_path_factory.mktemp("distributed"))
     project.plugin("spies", SPIES)
     project.plugin("stops", STOPS)
-    evaluates = ("--set", "train.eval_every=4")
-    stopped = project.command("train", "recipe.yaml", "-o", "run", *evaluates, processes=2, STOP="1")
-    assert stopped.returncode != 0 and "stopped by you in stage prior after step 3" in stopped.stderr, stopped.stderr
-    resumed = project.command("train", "recipe.yaml", "-o", "run", *evaluates, "--resume", processes=2)
+    command = ("train", "recipe.yaml", "-o", "run", "--set", "train.eval_every=4")
+    stopped = project.command(*command, processes=2, STOP="1")
+    assert stopped.returncode != 0
+    assert stopped.stderr.count("stopped by you in stage prior after step 3") == 2, stopped.stderr
+    resumed = project.command(*command, "--resume", processes=2)
     assert resumed.returncode == 0, resumed.stderr
-    whole = project.command("train", "recipe.yaml", "-o", "whole", *evaluates, processes=2)
-    assert whole.returncode == 0, whole.stderr
-    assert whole.stdout.count("trained: whole") == 1, "only the first process reports"
-    return project
+    assert resumed.stdout.count("trained: run") == 1, "only the first process reports"
+    return project.folder / "run"
 
 
-def ranks(run: Path) -> list[dict]:
-    return [json.loads((run / f"rank{rank}.json").read_text()) for rank in (0, 1)]
+def both(run: Path, what: str) -> list[dict[str, Any]]:
+    return [json.loads((run / f"{what}{rank}.json").read_text()) for rank in (0, 1)]
 
 
-def test_both_processes_end_with_the_same_model(project: Project) -> None:
-    first, second = ranks(project.folder / "whole")
-    assert first["parts"] == second["parts"]
+def test_both_processes_have_the_same_weights_and_codebooks(run: Path) -> None:
+    for what in ("stopped", "finished"):
+        first, second = both(run, what)
+        assert first["parts"] == second["parts"]
 
 
-def test_a_run_stopped_on_one_process_resumes_bit_for_bit(project: Project) -> None:
-    assert same(weights(project.folder / "run"), weights(project.folder / "whole"))
-    assert log(project.folder / "run") == log(project.folder / "whole")
+def test_an_interrupt_of_one_process_stops_both_after_the_same_step(run: Path) -> None:
+    stopped, finished = both(run, "stopped"), both(run, "finished")
+    assert all(r["seen"][-1][:2] == ["prior", 2] for r in stopped)
+    assert all(r["seen"][0][:2] == ["prior", 3] for r in finished)
 
 
-def test_rows_are_shared(project: Project) -> None:
+def test_rows_are_shared(run: Path) -> None:
     """In an epoch, which is three steps here, each process sees half of the rows of each task."""
-    first, second = (r["seen"] for r in ranks(project.folder / "whole"))
+    first, second = (r["seen"] for r in both(run, "stopped"))
     assert [s[:3] for s in first] == [s[:3] for s in second], "both work on the same task at a time"
     for task in ("depth", "colorization"):
-        keys = [{k for s in seen if s[:1] == ["codes"] and s[1] < 3 and s[2] == task for k in s[3]} for seen in (first, second)]
+        epoch = [[s for s in seen if s[0] == "codes" and s[1] < 3 and s[2] == task] for seen in (first, second)]
+        keys = [{key for step in steps for key in step[3]} for steps in epoch]
         assert keys[0] | keys[1] == set(range(12)) and not keys[0] & keys[1]
 
 
-def test_both_processes_have_the_codes_of_all_rows(project: Project) -> None:
-    caches = {p.name.split("-")[0] + ("-sampled" if "sampled" in p.name else ""): np.load(p)
-              for p in (project.folder / "whole/cache").iterdir()}  # fmt: skip
-    assert caches.keys() == {"depth", "colorization", "depth-sampled", "colorization-sampled"}
-    for name, codes in caches.items():
-        missing = (codes < 0).all(axis=(1, 2, 3))
-        assert missing.sum() == (6 if "sampled" in name else 0), f"{name} lacks rows"
-        assert (codes[~missing] >= 0).all()
-    for rank in ranks(project.folder / "whole"):
+def test_both_processes_have_the_codes_of_all_rows(run: Path) -> None:
+    files = list((run / "cache").iterdir())
+    sampled = [np.load(p) for p in files if "-sampled-" in p.name]
+    assert [(codes < 0).all(axis=(1, 2, 3)).sum() for codes in sampled] == [6, 6], "half of the rows are sampled"
+    caches = {p.name.partition("-")[0]: np.load(p) for p in files if "-sampled-" not in p.name}
+    assert caches.keys() == {"depth", "colorization"} and all((codes >= 0).all() for codes in caches.values())
+    for rank in both(run, "finished"):
         steps = [s for s in rank["seen"] if s[0] == "prior"]
         assert steps
         for _, _, task, keys, codes in steps:
@@ -99,5 +99,6 @@ def test_both_processes_have_the_codes_of_all_rows(project: Project) -> None:
                 assert row in caches[task][key].reshape(2, -1).tolist(), "a row came with codes that are not its own"
 
 
-def test_evaluation_covers_all_rows(project: Project) -> None:
-    assert any("eval/depth/oracle/rmse" in line or any(k.startswith("eval/") for k in line) for line in log(project.folder / "whole"))
+def test_evaluation_is_of_all_rows_and_the_log_of_one_process(run: Path) -> None:
+    evaluated = [line for line in log(run) if any(name.startswith("eval/") for name in line)]
+    assert [(line["stage"], line["step"]) for line in evaluated] == [("codes", 4), ("prior", 4), ("refit", 4)]

@@ -103,9 +103,8 @@ class Project:
 
     def command(self, *arguments: str, processes: int = 1, **variables: str) -> subprocess.CompletedProcess[str]:
         """`cynosure` in processes of its own."""
-        launch = ["-m", "torch.distributed.run", "--nproc_per_node", str(processes), "--master_port", "0"]
-        if processes > 1:
-            launch += ["--rdzv_backend", "c10d", "--rdzv_endpoint", "localhost:0"]
+        free_port = ["--rdzv_backend", "c10d", "--rdzv_endpoint", "localhost:0"]
+        launch = ["-m", "torch.distributed.run", "--nproc_per_node", str(processes), *free_port]
         line = [sys.executable, *(launch if processes > 1 else []), "-m", "cynosure", *arguments]
         return subprocess.run(
             line, cwd=self.folder, env=os.environ | variables, capture_output=True, text=True, timeout=300
@@ -120,7 +119,7 @@ def weights(run: Path) -> dict[str, torch.Tensor]:
 def log(run: Path) -> list[dict[str, Any]]:
     """The lines of a run's log, without the times."""
     lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in line.items() if k not in ("seconds", "examples_per_second")} for line in lines]
+    return [{k: v for k, v in line.items() if not k.endswith(("seconds", "per_second"))} for line in lines]
 
 
 def same(a: Mapping[str, torch.Tensor], b: Mapping[str, torch.Tensor]) -> bool:

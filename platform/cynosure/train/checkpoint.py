@@ -75,7 +75,8 @@ def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Map
         memory = tensor.untyped_storage().data_ptr()
         written[name] = tensor.clone() if memory in seen else tensor
         seen.add(memory)
-    save_file(written, path, dict(metadata or {}))
+    # A file without tensors and metadata, as of an optimizer without state, could not be read back.
+    save_file(written, path, dict(metadata or {"format": "pt"}))
 
 
 def read_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:

@@ -180,7 +180,8 @@ class _Loop:
         lr = learning_rate(run.step, settings.steps, settings.lr, settings.warmup, settings.final_lr)
         set_learning_rate(self.optimizer, lr)
         outputs = [self._micro_step(batch, i, len(batches)) for i, batch in enumerate(batches)]
-        norm = run.accelerator.clip_grad_norm_(self.parameters, settings.clip or math.inf)
+        run.accelerator.unscale_gradients()
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters, settings.clip or math.inf)
         *losses, gradient, stopping = self._shared(outputs, norm)
         self._require_finite(batches, losses, gradient)
         self.optimizer.step()

@@ -1,0 +1,105 @@
+"""Kept codes: those of the right row and view, made anew whenever they could be wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+from cynosure.core.records import Batch, Codes, CodeSpec, Example, Segment
+from cynosure.data.loading import TaskData
+from cynosure.progress import Progress
+from cynosure.train.codecache import BATCH, cached_codes, weights_digest
+
+SPEC = CodeSpec((Segment("codes", 2, 1, 1000),))
+ROWS = BATCH + 6
+
+
+class Numbers:
+    name = "numbers"
+
+    def prepare(self, row: Mapping[str, Any], rng: np.random.Generator, train: bool) -> Example:
+        assert train, "codes are of the augmented rows that training sees"
+        return Example({"draw": np.array([rng.random()], np.float32)}, {})
+
+
+class Oracle:
+    """Writes the row's number and a code of its augmentation; counts the batches it was shown."""
+
+    def __init__(self) -> None:
+        self.batches = 0
+
+    def __call__(self, batch: Batch) -> Codes:
+        self.batches += 1
+        drawn = (batch.inputs["draw"][:, 0] * 1000).long()
+        return Codes(torch.stack([batch.keys, drawn], 1)[..., None], SPEC)
+
+
+def data(views: int = 2) -> TaskData:
+    return TaskData(Numbers(), [{}] * ROWS, 4, 0, views=views)  # type: ignore[arg-type]
+
+
+def kept(path: Path, oracle: Oracle, views: int = 2, rows: np.ndarray | None = None) -> np.ndarray:
+    rows = np.arange(ROWS) if rows is None else rows
+    return cached_codes(path, data(views), rows, SPEC, oracle, Accelerator(), Progress(), "codes")
+
+
+def test_codes_are_those_of_the_row_and_view_in_training(tmp_path: Path) -> None:
+    codes = kept(tmp_path / "codes.npy", Oracle())
+    assert codes.shape == (ROWS, 2, 2, 1) and codes.dtype == np.int32
+    source = data()
+    for row in (0, 5, ROWS - 1):
+        for view in (0, 1):
+            drawn = int(source.example(row, view).inputs["draw"][0] * 1000)
+            assert codes[row, view].flatten().tolist() == [row, drawn]
+
+
+def test_codes_are_computed_once(tmp_path: Path) -> None:
+    first, second = Oracle(), Oracle()
+    codes = kept(tmp_path / "codes.npy", first)
+    assert first.batches == 3
+    assert np.array_equal(kept(tmp_path / "codes.npy", second), codes) and second.batches == 0
+
+
+def test_rows_that_are_not_wanted_are_left_out(tmp_path: Path) -> None:
+    rows = np.array([1, 4])
+    codes = kept(tmp_path / "codes.npy", Oracle(), rows=rows)
+    assert (codes[rows] >= 0).all() and (np.delete(codes, rows, 0) == -1).all()
+
+
+@pytest.mark.parametrize("damage", ["cut", "header", "empty", "not numpy", "other views", "other type"])
+def test_a_file_that_cannot_be_right_is_made_anew(tmp_path: Path, damage: str) -> None:
+    path = tmp_path / "codes.npy"
+    codes = np.array(kept(path, Oracle()))
+    content = path.read_bytes()
+    if damage == "other views":
+        path.unlink()
+        kept(path, Oracle(), views=1)
+    elif damage == "other type":
+        np.save(path, codes.astype(np.float32))
+    else:
+        path.write_bytes({"cut": content[:-8], "header": content[:20], "empty": b"", "not numpy": b"x" * 500}[damage])
+    oracle = Oracle()
+    assert np.array_equal(kept(path, oracle), codes) and oracle.batches == 3
+    assert path.read_bytes() == content and [p.name for p in tmp_path.iterdir()] == ["codes.npy"]
+
+
+def test_the_digest_follows_weights_buffers_and_names() -> None:
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3))
+    digests = {weights_digest(module)}
+    assert weights_digest(module) in digests
+    with torch.no_grad():
+        module[0].bias[1] += 1e-6
+    digests.add(weights_digest(module))
+    module[1].running_mean[0] = 1e-6
+    digests.add(weights_digest(module))
+    digests.add(weights_digest(nn.ModuleDict({"a": module})))
+    digests.add(weights_digest(module, module))
+    assert len(digests) == 5
