@@ -175,7 +175,7 @@ def cynosure_render(prediction: Prediction) -> np.ndarray | None:
 
 @hookspec(firstresult=True)
 def cynosure_export(model: Any, format: str, path: Path) -> Path | None:
-    """Fires for `cynosure export`. First result.
+    """Fires when a model is to be written in another program's format, by `Host.export`. First result.
 
     model: the loaded model.
     format: the name of the wanted format, for example 'onnx'.

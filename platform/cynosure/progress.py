@@ -27,6 +27,21 @@ class Progress:
     def say(self, text: str) -> None: ...
 
 
+_current = Progress()
+
+
+def use_progress(progress: Progress) -> Progress:
+    """Let `progress` show long work that was not handed one, such as preparing data; the command line does this."""
+    global _current
+    _current = progress
+    return progress
+
+
+def current_progress() -> Progress:
+    """What shows long work in this process: nothing, until `use_progress`."""
+    return _current
+
+
 class _RichBar(Bar):
     def __init__(self, display: Any, task: Any) -> None:
         self._display, self._task = display, task

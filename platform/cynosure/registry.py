@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, ValidationError
 
-from cynosure.config.problems import problems_of
+from cynosure.config.problems import by_place, problems_of
 from cynosure.config.yaml import Document, load_yaml, merge, show_path
 from cynosure.errors import ConfigError, CynosureError, PluginError, Problem, did_you_mean, unknown
 
@@ -97,19 +97,28 @@ def load_registry(project: Path | None = None) -> Registry:
     project = project or find_project_registry()
     if project and project.resolve() != files[0].resolve():
         files.append(project)
-    packaged = document = _read(files[0])
+    problems: list[Problem] = []
+    packaged = document = _read(files[0], problems)
     for file in files[1:]:
-        document = merge(document, _read(file))
-    content = _validate(document)
+        document = merge(document, _read(file, problems))
+    content = _validate(document, problems)
     plugins = {**content.plugins, **_discovered(content)}
     disabled = [name.strip() for name in os.environ.get("CYNOSURE_DISABLE", "").split(",") if name.strip()]
     for name in disabled:
         if name not in plugins:
             raise CynosureError(f"CYNOSURE_DISABLE: {unknown('plugin', name, plugins)}")
         plugins[name] = plugins[name].model_copy(update={"enabled": False})
-    own = packaged.data["plugins"]
-    builtin = frozenset(name for name in own if plugins[name].module == own[name].get("module"))
+    own = {name: entry["module"] for name, entry in packaged.data["plugins"].items() if entry.get("module")}
+    builtin = frozenset(name for name, module in own.items() if plugins[name].module == module)
     return Registry(plugins, content.mixtures, content.discovery.entry_points, tuple(files), builtin)
+
+
+def registry_schema() -> dict[str, Any]:
+    """JSON schema (2020-12) of registry.yaml, for editors."""
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        **RegistryFile.model_json_schema(by_alias=True),
+    }
 
 
 def packaged_registry() -> Path:
@@ -144,12 +153,12 @@ def find_entry_point(group: str, name: str) -> metadata.EntryPoint:
     return points[matches[0]]
 
 
-def _read(file: Path) -> Document:
+def _read(file: Path, problems: list[Problem]) -> Document:
     """One registry file, its relative plugin paths resolved against its own folder."""
-    document = load_yaml(file)
+    document = load_yaml(file, problems)
     if not isinstance(document.data, Mapping):
         what = "is empty" if document.data is None else "is not a mapping"
-        raise ConfigError([Problem(show_path(file), "", f"{what}, write at least 'schema: 1'")])
+        raise ConfigError([*problems, Problem(show_path(file), "", f"{what}, write at least 'schema: 1'")])
     plugins = document.data.get("plugins")
     for entry in plugins.values() if isinstance(plugins, Mapping) else ():
         if isinstance(entry, dict):
@@ -162,22 +171,30 @@ def _read(file: Path) -> Document:
     return document
 
 
-def _validate(document: Document) -> RegistryFile:
-    problems = []
+def _validate(document: Document, problems: list[Problem]) -> RegistryFile:
+    """The document as a registry; raises ConfigError with `problems` and all that is found here."""
+    problems = [*problems, *_source_problems(document)]
     try:
         content = RegistryFile.model_validate(document.data)
     except ValidationError as error:
         problems += problems_of(error, RegistryFile, place=document.place)
-    for name, entry in (document.data.get("plugins") or {}).items() if not problems else ():
+    if problems:
+        raise ConfigError(sorted(problems, key=by_place))
+    return content
+
+
+def _source_problems(document: Document) -> Iterator[Problem]:
+    """Plugins without a source, or with several."""
+    plugins = document.data.get("plugins")
+    for name, entry in plugins.items() if isinstance(plugins, Mapping) else ():
+        if not isinstance(entry, Mapping):
+            continue
         sources = [source for source in SOURCES if entry.get(source)]
         if len(sources) != 1:
-            others = [other for other in document.data["plugins"] if other != name]
+            others = [other for other in plugins if other != name]
             message = f"needs exactly one of {', '.join(SOURCES)}"
             message += f", not {' and '.join(sources)}" if sources else did_you_mean(name, others)
-            problems.append(Problem(document.place(("plugins", name)), f"plugins.{name}", message))
-    if problems:
-        raise ConfigError(problems)
-    return content
+            yield Problem(document.place(("plugins", name)), f"plugins.{name}", message)
 
 
 def _discovered(content: RegistryFile) -> dict[str, PluginEntry]:

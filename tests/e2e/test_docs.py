@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 from collections.abc import Iterator
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from cynosure.cli.app import main
+from cynosure.cli.app import create_app, main
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = ["README.md", "docs/writing-a-task.md", "docs/recipes.md"]
@@ -26,9 +27,9 @@ SMALL = [
 
 
 def commands(page: str) -> list[list[str]]:
-    """The shell lines of a page, split into words, without comments and redirections."""
+    """The commands of a page, split into words, without comments and redirections; `a && b` are two."""
     blocks = re.findall(r"```sh\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
-    lines = "".join(blocks).replace("\\\n", " ").splitlines()
+    lines = "".join(blocks).replace("\\\n", " ").replace("&&", "\n").splitlines()
     words = [shlex.split(line, comments=True) for line in lines]
     return [w[: w.index(">")] if ">" in w else w for w in words if w]
 
@@ -76,6 +77,10 @@ def test_every_command_of_the_page_works(
     for words in found:
         if words[0] == "make":
             assert f"\n{words[1]}:" in (ROOT / "Makefile").read_text(), f"the Makefile has no target {words[1]}"
+        elif words[0] == "mkdir":
+            Path(words[1]).mkdir()
+        elif words[0] == "cd":
+            os.chdir(words[1])  # monkeypatch goes back when the test ends
         else:
             assert words[0] == "cynosure", f"{page} shows a command that no test runs: {shlex.join(words)}"
             run([*words[1:], *(SMALL if words[1] == "train" else [])])
@@ -86,6 +91,15 @@ def test_every_python_example_of_the_page_works(page: str, workspace: Path, monk
     monkeypatch.chdir(workspace)
     for source in examples(page):
         exec(compile(source, page, "exec"), {})
+
+
+@pytest.mark.parametrize("page", [*PAGES, "docs/hooks.md", "platform/cynosure/hookspecs.py"])
+def test_commands_in_the_text_exist(page: str) -> None:
+    import typer
+
+    known = typer.main.get_command(create_app()).commands
+    for name in re.findall(r"cynosure ([a-z]+)\b", " ".join(re.findall(r"`([^`\n]+)`", (ROOT / page).read_text()))):
+        assert name in known, f"{page} shows `cynosure {name}`, which does not exist"
 
 
 @pytest.mark.parametrize("page", PAGES)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -57,6 +58,20 @@ train:
   log_every: 3
   keep: 100
 eval: {batch_size: 4, limit: 4}
+"""
+
+
+CODES_ONLY = ("train.stages=[codes]", "train.prior.steps=0")
+
+INTERRUPTS = """
+import os, signal
+from cynosure import hookimpl
+
+@hookimpl
+def cynosure_training_step(run, batch):
+    if (run.stage, run.step) == ("prior", 2) and not hasattr(run, "interrupted"):
+        run.interrupted = True
+        os.kill(os.getpid(), signal.SIGINT)
 """
 
 
@@ -125,3 +140,13 @@ def log(run: Path) -> list[dict[str, Any]]:
 def same(a: Mapping[str, torch.Tensor], b: Mapping[str, torch.Tensor]) -> bool:
     """Whether two sets of tensors agree bit for bit."""
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def resumed_from(finished: Path, checkpoint: str, project: Project) -> Path:
+    """A copy of a finished run as it was when `checkpoint` had just been written."""
+    run = project.folder / "resumed"
+    shutil.copytree(finished, run)
+    (run / MODEL).unlink()
+    for later in [p for p in (run / "checkpoints").iterdir() if p.name > checkpoint]:
+        shutil.rmtree(later)
+    return run

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from cynosure.core.resize import nearest_index, resize_linear, resize_nearest, sincos_positions, zoom_positions
+from cynosure.core.resize import resize_linear, sincos_positions, zoom_positions
+from cynosure.data.augment import resize_nearest
 
 Arrays = dict[str, np.ndarray]
 
@@ -44,27 +45,13 @@ def test_sine_cosine_positions(ops: Arrays) -> None:
         torch.testing.assert_close(sincos_positions((rows, columns), dim), wanted, atol=2e-5, rtol=1e-5)
 
 
-def assert_index(found: np.ndarray, wanted: np.ndarray, length: int) -> None:
-    """Equal, except that the compiled original lands one lower where (i + 1/2) length / new_length is whole."""
-    whole = (2 * np.arange(len(found)) + 1) * length % (2 * len(found)) == 0
-    np.testing.assert_array_equal(found[~whole], wanted[~whole])
-    assert np.abs(found - wanted)[whole].max(initial=0) <= 1
-
-
-def test_nearest_index(ops: Arrays) -> None:
-    names = [name for name in ops if name.startswith("nearest_index/")]
-    assert names, "no nearest_index case among the reference arrays"
-    for name in names:
-        length, new_length = map(int, name.split("/")[1].split("to"))
-        assert_index(nearest_index(length, new_length), ops[name], length)
-
-
 def test_nearest_resize_moves_whole_pictures(ops: Arrays) -> None:
     names = [name for name in ops if re.fullmatch(r"resize_nearest/.*/in", name)]
     assert names, "no resize_nearest case among the reference arrays"
     for name in names:
         grid, wanted = ops[name], ops[name.replace("/in", "/out")]
-        found = resize_nearest(torch.from_numpy(grid)[None], wanted.shape)[0].numpy()
+        found = resize_nearest(grid, wanted.shape[:2])
+        # The compiled original lands one lower where (i + 1/2) length / new_length is whole.
         clear = [(2 * np.arange(n) + 1) * m % (2 * n) != 0 for m, n in zip(grid.shape, wanted.shape, strict=True)]
         np.testing.assert_array_equal(found[np.ix_(*clear)], wanted[np.ix_(*clear)])
 

@@ -132,6 +132,16 @@ def test_five_mistakes_are_all_reported_at_their_lines(host):
         ("tasks: {depth: {data: scene}}", "tasks.depth.data: no dataset of this recipe is named 'scene', did you mean"),
         ("tasks: {depth: null, panoptic: null}", "tasks: Dictionary should have at least 1 item"),
         ("eval: {sampling: {top_p: 2}}", "eval.sampling.top_p: should be less than or equal to 1"),
+        ("eval: {sampling: {guidance: 2}}", "eval.sampling.guidance: unknown key"),
+        ("eval: {sampling: {steps: 2}}", "eval.sampling.steps: unknown key"),
+        ("model: {tokenizer: oracle}", "run.yaml:2:9 model.tokenizer.quantizer: is missing; give one"),
+        ("model: {tokenizer: {name: other}}", "run.yaml:2:9 model.tokenizer.quantizer: is missing; give one"),
+        ("model: {tokenizer: {quantizer: null}}", "run.yaml:2:21 model.tokenizer.quantizer: is missing; give one"),
+        ("model: {tokenizer: {quantizer: 5}}", "run.yaml:2:21 model.tokenizer.quantizer: must be a name, or a mapping"),
+        ("model: {prior: {encoder: [vit]}}", "run.yaml:2:17 model.prior.encoder: must be a name, or a mapping"),
+        ("model: {prior: {encoder: {name: 5}}}", "model.prior.encoder: needs 'name', the name of a registered"),
+        ("tasks: {a.b: {data: scenes}}", "run.yaml:2:9 tasks.a.b: the key 'a.b' must be of letters, digits, _ and -"),
+        ("data: {my set: {name: toy}}", "run.yaml:2:8 data.my set: the key 'my set' must be of letters, digits"),
         ("schema: 2", "schema: should be 1, not 2"),
         ("train: 3", "train: must be a mapping"),
         ("tasks: {new: {weight: 1}}", "run.yaml:2:9 tasks.new.data: is missing"),
@@ -141,6 +151,22 @@ def test_mistake_is_reported(text, message):
     assert any(message in line for line in problems(f"base: base.yaml\n{text}\n")), problems(
         f"base: base.yaml\n{text}\n"
     )
+
+
+@pytest.mark.parametrize("quantizer", ["5", "[vq]", "{size: 3}"])
+def test_part_inside_a_part_is_checked_beside_the_options_of_components(quantizer, host):
+    text = BASE.replace("{name: vq, vocab_size: 16}", quantizer)
+    assert any("run.yaml:9:39 model.tokenizer.quantizer" in line for line in problems(text, host=host))
+
+
+def test_key_given_twice_does_not_hide_other_mistakes():
+    Path("base.yaml").write_text(BASE + "seed: 1\nseed: 2\n")
+    assert problems("base: base.yaml\nseed: -3\ntrain: {keep: 2, keep: 3}\n") == [
+        "base.yaml:15:1 seed: is given twice, first in line 14; keep one",
+        "run.yaml:2:1 seed: should be greater than or equal to 0, not -3",
+        "run.yaml:3:18 train.keep: is given twice, first in line 3; keep one",
+    ]
+    assert len(problems("seed: 1\nseed: 2\nbase: gone.yaml\n")) == 2
 
 
 def test_wrong_value_in_the_base_is_reported_in_the_base_file():
@@ -199,8 +225,17 @@ def test_set_overrides_with_yaml_values(host):
 
 
 def test_mistakes_in_set_are_reported_with_it(host):
-    sets = ["train.codes.lr=-1", "tran.codes.lr=1", "seed", "model.base.widht=3", "seed=[1", "train.codes.stepps=3"]
+    sets = [
+        "train.codes.lr=-1",
+        "tran.codes.lr=1",
+        "seed",
+        "a:b",
+        "model.base.widht=3",
+        "seed=[1",
+        "train.codes.stepps=3",
+    ]
     assert problems(BASE, *sets, host=host) == [
+        "--set a:b must look like key.key=value",
         "--set model.base.widht model.base.widht: unknown key, did you mean 'width'?",
         "--set seed is not valid YAML: expected ',' or ']', but got '<stream end>'",
         "--set seed must look like key.key=value",
@@ -293,4 +328,5 @@ def test_json_schema_describes_components_for_editors(host):
     assert set(definitions["tokenizer.oracle"]["properties"]) == {"name", "width", "quantizer"}
     assert "bins" in definitions["task.depth"]["properties"]
     assert definitions["Train"]["properties"]["keep"]["minimum"] == 1
+    assert schema["properties"]["tasks"]["propertyNames"] == {"pattern": "^[A-Za-z0-9_-]+$"}
     assert schema["properties"]["train"] and schema["properties"]["base"]["type"] == "string"

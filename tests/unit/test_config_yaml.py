@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from cynosure.config.yaml import Document, load_yaml, merge, parse_yaml
-from cynosure.errors import ConfigError
+from cynosure.errors import ConfigError, Problem
 
 
 @pytest.mark.parametrize(
@@ -44,6 +44,12 @@ def test_all_duplicate_keys_are_reported():
         "f.yaml:2:11 b.c: is given twice, first in line 2; keep one",
         "f.yaml:3:1 a: is given twice, first in line 1; keep one",
     ]
+
+
+def test_problems_can_be_collected_and_the_rest_is_read():
+    problems: list[Problem] = []
+    assert parse_yaml("a: 1\na: 2\nb: 3\n", "f", problems).data == {"a": 1, "b": 3}
+    assert [str(each) for each in problems] == ["f:2:1 a: is given twice, first in line 1; keep one"]
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from cynosure.errors import DataError
+from cynosure.progress import ConsoleProgress
 from cynosure_plugins.datasets.scenes import Scenes
 
 
@@ -46,12 +47,25 @@ def test_more_rows_keep_the_first_ones():
     )
 
 
-def test_kept_scenes_are_not_drawn_again(capsys):
+def test_kept_scenes_are_not_drawn_again(capsys, monkeypatch):
+    monkeypatch.setattr("cynosure.progress._current", ConsoleProgress())
     first = scenes().rows("train")
     assert "drawing scenes: train: 40/40" in capsys.readouterr().err
     again = scenes().rows("train")
     assert not capsys.readouterr().err, "the second time they come from the disk"
     assert all((first[i]["image"] == again[i]["image"]).all() for i in range(40))
+
+
+def test_a_library_draws_in_silence(capsys):
+    scenes().rows("test")
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_cache_that_cannot_be_written_says_what_to_set(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("in the way")
+    monkeypatch.setenv("CYNOSURE_CACHE", str(tmp_path / "file"))
+    with pytest.raises(DataError, match="set CYNOSURE_CACHE to a folder with room"):
+        scenes().rows("test")
 
 
 def test_what_a_task_does_to_a_row_does_not_reach_the_kept_one():

@@ -293,7 +293,17 @@ def test_answers_never_share_a_file_name(sources, names):
     assert command.file_names(sources) == names
 
 
-def test_an_input_is_never_overwritten(tmp_path):
-    file = write_png(tmp_path / "a.depth.png", photo())
+@pytest.mark.parametrize("name", ["a.depth.png", "a.depth-2.png", "a.depth_color.png", "a.depth.json", "grid.png"])
+def test_an_input_is_never_overwritten(tmp_path, name):
+    """Not by an answer, nor by the numbered samples, the preview, the segments or the grid beside it."""
+    file = write_png(tmp_path / name, photo())
+    inputs, answers = [str(tmp_path / "a.png"), str(file)], ["a.depth", "grid.depth"]
     with pytest.raises(CynosureError, match="replace the input"):
-        command.refuse_to_overwrite([str(tmp_path / "a.png"), str(file)], [tmp_path / "a.depth.png"])
+        command.refuse_to_overwrite(inputs, tmp_path, answers, grid=True)
+    command.refuse_to_overwrite(inputs, tmp_path / "elsewhere", answers, grid=True)
+    command.refuse_to_overwrite(inputs[:1], tmp_path, answers, grid=True)
+
+
+def test_inputs_beside_the_answers_are_fine(tmp_path):
+    inputs = [str(write_png(tmp_path / name, photo())) for name in ("a.png", "b.png", "grid.png")]
+    command.refuse_to_overwrite(inputs, tmp_path, ["a.depth", "b.depth", "grid.depth"])

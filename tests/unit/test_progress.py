@@ -7,7 +7,7 @@ import io
 import pytest
 
 from cynosure import progress as module
-from cynosure.progress import ConsoleProgress, Progress
+from cynosure.progress import ConsoleProgress, Progress, current_progress, use_progress
 
 
 class Terminal(io.StringIO):
@@ -54,6 +54,12 @@ def test_the_terminal_is_free_after_an_error(monkeypatch: pytest.MonkeyPatch) ->
     with pytest.raises(RuntimeError), ConsoleProgress().bar("work", 1):
         raise RuntimeError
     assert ConsoleProgress._display is None
+
+
+def test_the_command_line_shows_what_libraries_keep_to_themselves(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_current", Progress())
+    shown = ConsoleProgress()
+    assert use_progress(shown) is shown and current_progress() is shown
 
 
 def test_a_library_is_silent(capsys: pytest.CaptureFixture[str]) -> None:

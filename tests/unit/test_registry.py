@@ -7,7 +7,7 @@ import pytest
 
 from cynosure.errors import ConfigError, CynosureError
 from cynosure.host import load_host
-from cynosure.registry import Registry, load_registry, packaged_registry
+from cynosure.registry import Registry, load_registry, packaged_registry, registry_schema
 
 PLUGIN = "from cynosure import hookimpl\n@hookimpl\ndef cynosure_train_start(run):\n    run.append(__name__)\n"
 
@@ -116,6 +116,30 @@ def test_plugin_without_a_source_is_an_error():
     text = problems("plugins:\n  deptth: {enabled: false}\n  two: {module: a, path: b}\n")
     assert "registry.yaml:2:3 plugins.deptth: needs exactly one of module, path, entry_point, did you mean" in text
     assert "registry.yaml:3:3 plugins.two: needs exactly one of module, path, entry_point, not module and path" in text
+
+
+def test_mistakes_of_all_kinds_come_at_once():
+    """A key given twice, a wrong value and a plugin without a source do not hide each other."""
+    text = problems("plugins:\n  bad: {enabled: maybe}\n  two: {module: a}\n  two: {module: b}\nplugin: {}\n")
+    assert text.splitlines() == [
+        "registry.yaml:2:3 plugins.bad: needs exactly one of module, path, entry_point",
+        "registry.yaml:2:9 plugins.bad.enabled: should be a valid boolean, unable to interpret input, not 'maybe'",
+        "registry.yaml:4:3 plugins.two: is given twice, first in line 3; keep one",
+        "registry.yaml:5:1 plugin: unknown key, did you mean 'plugins'?",
+    ]
+
+
+def test_plugin_by_path_is_never_built_in(monkeypatch):
+    """A file entered in the packaged registry is still somebody's own: its version is not Cynosure's."""
+    file = write("plugins:\n  vq: {module: cynosure_plugins.quantizers.vq}\n  mine: {path: mine.py}\n", "packaged.yaml")
+    monkeypatch.setattr("cynosure.registry.packaged_registry", lambda: file)
+    assert load_registry().builtin == {"vq"}
+
+
+def test_schema_for_editors_knows_every_key():
+    schema = registry_schema()
+    assert set(schema["properties"]) == {"schema", "discovery", "plugins", "mixtures"}
+    assert {"module", "path", "entry_point", "enabled", "options"} <= set(schema["$defs"]["PluginEntry"]["properties"])
 
 
 @pytest.mark.parametrize(

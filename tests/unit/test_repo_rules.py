@@ -174,6 +174,28 @@ def test_listings_stay_light(command: str, tmp_path: Path) -> None:
     assert done.stderr.splitlines()[-1] == "heavy:", f"cynosure {command} imports {done.stderr.splitlines()[-1]}"
 
 
+@pytest.mark.parametrize("extra", ["", "test"])
+def test_every_import_is_declared(extra: str) -> None:
+    """What only another package's dependencies bring may be gone with its next release."""
+    import tomllib
+    from importlib.metadata import packages_distributions
+
+    from packaging.requirements import Requirement
+    from packaging.utils import canonicalize_name
+
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    wanted = project["dependencies"] + (project["optional-dependencies"][extra] if extra else [])
+    declared = {canonicalize_name(Requirement(each).name) for each in wanted}
+    own = {*MAY_IMPORT, *(file.stem for file in (ROOT / "tests").rglob("*.py"))}
+    files = (ROOT / "tests").rglob("*.py") if extra else (file for _, file in modules())
+    top = {name.split(".")[0] for file in files for name in imports(file)} - own - set(sys.stdlib_module_names)
+    brought_by = packages_distributions()
+    missing = {
+        name for name in top if declared.isdisjoint(canonicalize_name(each) for each in brought_by.get(name, [name]))
+    }
+    assert top and not missing, f"pyproject.toml does not declare what brings {sorted(missing)}"
+
+
 def test_constraints_fit_what_is_declared() -> None:
     import tomllib
 

@@ -1,5 +1,6 @@
 """Scenes on disk: what is read back is what was rendered, caches are whole or rebuilt, rows are cheap."""
 
+import errno
 import pickle
 from pathlib import Path
 
@@ -107,6 +108,7 @@ def test_many_processes_write_what_one_does_and_report_progress(tmp_path):
     assert len(list(next(tmp_path.iterdir()).glob("*.arrow"))) == 2
     done = [count for count, _ in heard]
     assert heard[-1] == (512, 512) and done == sorted(done)
+    assert heard[0] == (0, 512), "a bar that starts after the first scenes shows an absurd rate"
     rows, scenes = SceneRows(many, 16), render_scenes(1, np.arange(512), 16)
     for row in (0, 255, 256, 511):
         assert rows[row]["index"] == row and np.array_equal(rows[row]["image"], scenes["image"][row])
@@ -122,6 +124,16 @@ def test_the_cache_is_where_the_environment_says(tmp_path, monkeypatch):
     monkeypatch.setenv("CYNOSURE_CACHE", str(tmp_path))
     build_scenes(0, 2, 16, processes=1)
     assert (tmp_path / "scenes").is_dir()
+
+
+def test_a_full_disk_says_what_to_do(tmp_path, monkeypatch):
+    def fill(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(build, "write_part", fill)
+    with pytest.raises(DataError, match=r"No space left on device\): set CYNOSURE_CACHE"):
+        make(tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(("count", "start"), [(0, 0), (4, -1)])

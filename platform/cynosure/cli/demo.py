@@ -28,10 +28,10 @@ def demo(
     tune()
     from rich.console import Console
 
-    from cynosure.progress import ConsoleProgress
+    from cynosure.progress import ConsoleProgress, use_progress
     from cynosure.run.demo import demo as run_demo
 
-    report, files = run_demo(host_of(context), output, minutes, ConsoleProgress(), seed)
+    report, files = run_demo(host_of(context), output, minutes, use_progress(ConsoleProgress()), seed)
     console = Console()
     console.print(report.table())
     console.print("Look at:")

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from cynosure.cli.app import host_of
+from cynosure.cli.checked import check_device, check_output, write_text
 
 
 def add(app: typer.Typer) -> None:
@@ -39,10 +40,13 @@ def evaluate(
     from cynosure.process import tune
 
     tune()
+    check_device(device)
+    if json_file:
+        check_output(json_file)
     from rich.console import Console
 
     from cynosure.build import Session
-    from cynosure.progress import ConsoleProgress
+    from cynosure.progress import ConsoleProgress, use_progress
     from cynosure.run.evaluate import evaluate as run_evaluation
     from cynosure.run.loading import load
 
@@ -56,9 +60,8 @@ def evaluate(
         batch_size or predictor.recipe.eval.batch_size,
         predictor.settings(temperature=temperature, top_k=top_k, top_p=top_p),
         seed=seed,
-        progress=ConsoleProgress(),
+        progress=use_progress(ConsoleProgress()),
     )
-    if json_file:
-        json_file.parent.mkdir(parents=True, exist_ok=True)
-        json_file.write_text(report.to_json() + "\n", encoding="utf-8")
     Console().print(report.table())
+    if json_file:
+        write_text(json_file, report.to_json() + "\n")

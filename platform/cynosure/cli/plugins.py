@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cynosure.cli.app import registry_of
+from cynosure.cli.checked import write_text
 from cynosure.cli.text import table
 from cynosure.errors import CynosureError, PluginError
 
@@ -19,11 +20,12 @@ if TYPE_CHECKING:
 
 
 def add(app: typer.Typer) -> None:
-    plugins = typer.Typer(no_args_is_help=True, help="List, show, create and check plugins.")
+    plugins = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="List, show, create and check plugins.")
     plugins.command("list")(list_plugins)
     plugins.command("show")(show)
     plugins.command("new")(new)
     plugins.command("check")(check)
+    plugins.command("schema")(schema)
     app.add_typer(plugins, name="plugins")
 
 
@@ -100,6 +102,18 @@ def check(context: typer.Context, name: Annotated[str, typer.Argument(help="the 
     if failed:
         raise CynosureError(f"plugin '{name}' fails {failed} check{'s' if failed > 1 else ''}")
     typer.echo(f"plugin '{name}' loads" + (" and passes every check" if owned else "; it registers no component"))
+
+
+def schema(
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="write to a file")] = None,
+) -> None:
+    """The JSON schema of registry.yaml, for editors."""
+    from cynosure.registry import registry_schema
+
+    text = json.dumps(registry_schema(), indent=2)
+    if output:
+        write_text(output, text + "\n")
+    typer.echo(f"wrote {output}" if output else text)
 
 
 def _loaded(context: typer.Context, name: str, alone: bool = True) -> Host:

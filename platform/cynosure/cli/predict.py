@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cynosure.cli.app import host_of
+from cynosure.cli.checked import check_device
 from cynosure.errors import CynosureError, DataError
 
 if TYPE_CHECKING:
@@ -67,16 +68,17 @@ def predict(
     from cynosure.process import tune
 
     tune()
-    from cynosure.progress import ConsoleProgress
+    check_device(device)
+    from cynosure.progress import ConsoleProgress, use_progress
     from cynosure.run.loading import load
 
     predictor = load(run, host=host_of(context), device=device)
     names = tasks or list(predictor.tasks)
     found, bad = find_sources(predictor, names, sources)
     files = file_names(found)
-    refuse_to_overwrite(found, [output / f"{stem}.{task}.png" for stem in files for task in names])
+    refuse_to_overwrite(found, output, [f"{stem}.{task}" for stem in files for task in names], grid)
     sheet = Sheet() if grid else None
-    progress = ConsoleProgress()
+    progress = use_progress(ConsoleProgress())
     for task in names:
         answers = predictor.predict_iter(
             found,
@@ -152,11 +154,15 @@ def _plain(text: str) -> str:
     return re.sub(r"[^\w.()+-]+", "_", text).strip("_")[:80] or "_"
 
 
-def refuse_to_overwrite(sources: Sequence[str], targets: Sequence[Path]) -> None:
+def refuse_to_overwrite(sources: Sequence[str], output: Path, answers: Sequence[str], grid: bool = False) -> None:
+    """Raises CynosureError when an input lies where an answer may be written: the name of an answer, then anything."""
     inputs = {os.path.realpath(source) for source in sources}
-    for target in targets:
-        if os.path.realpath(target) in inputs:
-            raise CynosureError(f"the answer would replace the input {target}: choose another folder with --output")
+    names = set(answers)
+    for file in output.iterdir() if output.is_dir() else ():
+        begins = (file.name[: mark.start()] for mark in re.finditer(r"[-_.]", file.name))
+        written = (grid and file.name == GRID) or any(begin in names for begin in begins)
+        if written and os.path.realpath(file) in inputs:
+            raise CynosureError(f"the answer could replace the input {file}: choose another folder with --output")
 
 
 def save(answer: Answer, path: Path) -> list[Path]:

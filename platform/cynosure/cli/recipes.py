@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from cynosure.cli.app import host_of, registry_of
+from cynosure.cli.checked import check_output, write_text
 from cynosure.cli.text import table
 from cynosure.errors import CynosureError
 
 
 def add(app: typer.Typer) -> None:
-    recipes = typer.Typer(no_args_is_help=True, help="List, show and copy recipes.")
+    recipes = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="List, show and copy recipes.")
     recipes.command("list")(list_recipes)
     recipes.command("show")(show)
     recipes.command("copy")(copy)
@@ -60,8 +60,7 @@ def copy(
     target = file or Path(f"{source.parent.name}-{source.name}")
     if target.exists():
         raise CynosureError(f"{target} exists already; name another file")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(source, target)
+    write_text(target, source.read_text(encoding="utf-8"))
     typer.echo(f"copied: {target}\nnext:   cynosure train {target}")
 
 
@@ -72,7 +71,9 @@ def schema(
     """The JSON schema of recipes, with the options of every component, for editors."""
     from cynosure.config.editor import json_schema
 
+    if output:
+        check_output(output)
     text = json.dumps(json_schema(host_of(context)), indent=2)
     if output:
-        output.write_text(text + "\n", encoding="utf-8")
+        write_text(output, text + "\n")
     typer.echo(f"wrote {output}" if output else text)

@@ -8,9 +8,10 @@ from importlib.resources import files
 from pathlib import Path
 from string import Template
 
+from cynosure.cli.checked import write_text
 from cynosure.config.yaml import Document, Key, load_yaml
 from cynosure.errors import CynosureError, unknown
-from cynosure.registry import load_registry
+from cynosure.registry import load_registry, packaged_registry
 
 TEMPLATES = {"task": ("task.py.txt", "task_test.py.txt")}
 
@@ -22,18 +23,21 @@ def create(name: str, kind: str, directory: Path) -> list[Path]:
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or keyword.iskeyword(name):
         raise CynosureError(f"'{name}' cannot be a plugin's name; use small letters, digits and _, like 'my_task'")
     registry = directory / "registry.yaml"
+    if registry.resolve() == packaged_registry().resolve():
+        raise CynosureError(
+            f"{registry} is Cynosure's own and stays as it is; make a folder of your own: mkdir my-task && cd my-task"
+        )
     if name in load_registry(registry if registry.is_file() else None).plugins:
         raise CynosureError(f"the registry has a plugin '{name}' already; choose another name")
     targets = [directory / f"{name}.py", directory / f"test_{name}.py"]
     for target in targets:
         if target.exists():
             raise CynosureError(f"{target} exists already; choose another name or move it away")
-    directory.mkdir(parents=True, exist_ok=True)
     entered = _enter(registry, name)
     words = {"name": name, "cls": "".join(word.capitalize() for word in name.split("_"))}
     for target, template in zip(targets, TEMPLATES[kind], strict=True):
         text = (files("cynosure.cli") / "templates" / template).read_text(encoding="utf-8")
-        target.write_text(Template(text).substitute(words), encoding="utf-8")
+        write_text(target, Template(text).substitute(words))
     return [*targets, entered]
 
 
@@ -41,7 +45,7 @@ def _enter(registry: Path, name: str) -> Path:
     """Add the plugin to the project's registry without touching its other lines."""
     line = f"  {name}: {{path: ./{name}.py}}\n"
     if not registry.exists():
-        registry.write_text(f"schema: 1\nplugins:\n{line}", encoding="utf-8")
+        write_text(registry, f"schema: 1\nplugins:\n{line}")
         return registry
     document = load_yaml(registry)
     lines = registry.read_text(encoding="utf-8").splitlines(keepends=True)
@@ -54,7 +58,7 @@ def _enter(registry: Path, name: str) -> Path:
         lines.insert(_row(document, ("plugins", next(iter(plugins)))) - 1, indent + line.lstrip())
     else:
         raise CynosureError(f"write this below 'plugins:' in {registry}, one plugin a line: {line.strip()}")
-    registry.write_text("".join(lines), encoding="utf-8")
+    write_text(registry, "".join(lines))
     return registry
 
 

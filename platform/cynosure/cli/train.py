@@ -29,13 +29,14 @@ def train(
     tune()
     from cynosure.build import Session
     from cynosure.config.recipe import load_recipe
-    from cynosure.progress import ConsoleProgress
+    from cynosure.progress import ConsoleProgress, use_progress
     from cynosure.run.evaluate import during_training
     from cynosure.train.loop import train as run_training
 
     host = host_of(context)
     loaded = load_recipe(recipe, sets or [], host)
     directory = output or Path("runs") / Path(recipe).with_suffix("").as_posix().replace("/", "-").strip("-.")
-    run = run_training(Session.open(loaded, host), directory, resume, ConsoleProgress(), during_training)
+    progress = use_progress(ConsoleProgress())
+    run = run_training(Session.open(loaded, host), directory, resume, progress, during_training)
     if run.main:
         typer.echo(f"trained: {directory}\nnext:    cynosure eval {directory}")

@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from cynosure.components import PARTS_OF
+from cynosure.config.schema import as_part
 from cynosure.config.yaml import Key
 from cynosure.errors import unknown
 
 Finding = tuple[Key, str]
+KEY = r"[A-Za-z0-9_-]+"
+"""What tasks and datasets may be called: the keys become names of modules, files and metrics."""
+
+
+def keys_are_words(recipe: Mapping[str, Any]) -> Iterator[Finding]:
+    for section in ("data", "tasks"):
+        for key in _section(recipe, section):
+            if not re.fullmatch(KEY, key):
+                yield (section, key), f"the key '{key}' must be of letters, digits, _ and -, like 'my_depth-2'"
 
 
 def task_data_exists(recipe: Mapping[str, Any]) -> Iterator[Finding]:
@@ -41,7 +53,33 @@ def prior_has_codes(recipe: Mapping[str, Any]) -> Iterator[Finding]:
         yield ("model", "prior"), "has no codes to learn; give model.tokenizer or set model.prior to null"
 
 
-CHECKS = (task_data_exists, refit_tasks_exist, stages_have_their_parts, prior_has_codes)
+def tokenizer_has_a_quantizer(recipe: Mapping[str, Any]) -> Iterator[Finding]:
+    tokenizer = _section(recipe, "model").get("tokenizer")
+    without = isinstance(tokenizer, str) or (isinstance(tokenizer, Mapping) and tokenizer.get("quantizer") is None)
+    if without:
+        yield ("model", "tokenizer", "quantizer"), "is missing; give one, like {name: vq, vocab_size: 256, dim: 16}"
+
+
+def parts_inside_parts_are_parts(recipe: Mapping[str, Any]) -> Iterator[Finding]:
+    for kind, options in PARTS_OF.items():
+        part = _section(recipe, "model", kind)
+        for option in options:
+            if part.get(option) is not None:
+                try:
+                    as_part(part[option])
+                except ValueError as error:
+                    yield ("model", kind, option), str(error)
+
+
+CHECKS = (
+    keys_are_words,
+    task_data_exists,
+    refit_tasks_exist,
+    stages_have_their_parts,
+    prior_has_codes,
+    tokenizer_has_a_quantizer,
+    parts_inside_parts_are_parts,
+)
 
 
 def _section(recipe: Mapping[str, Any], *path: str) -> Mapping[str, Any]:

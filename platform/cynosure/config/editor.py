@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from cynosure.components import PARTS_OF
+from cynosure.config.checks import KEY
 from cynosure.config.recipe import Recipe
 from cynosure.host import Host
 
@@ -35,6 +36,8 @@ def json_schema(host: Host) -> dict[str, Any]:
         model[kind] = {"anyOf": [{"$ref": f"#/$defs/{kind}"}, {"type": "null"}], "default": None}
     model["base"] = {"$ref": "#/$defs/base"}
     schema["properties"]["data"]["additionalProperties"] = {"$ref": "#/$defs/dataset"}
+    for section in ("data", "tasks"):
+        schema["properties"][section]["propertyNames"] = {"pattern": f"^{KEY}$"}
     schema["properties"]["base"] = {"type": "string", "description": "the recipe to start from, by name or file"}
     schema["required"] = []
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import types
 from collections.abc import Callable, Iterable, Mapping
 from typing import Annotated, Any, Union, get_args, get_origin
@@ -25,6 +26,13 @@ def problems_of(
         key = (*at, *each["loc"])
         found.append(Problem(place(key), dotted(key), _message(each, model, also)))
     return found
+
+
+def by_place(problem: Problem) -> tuple[str, int, int, str, str]:
+    """Sorts problems by file, line and column."""
+    found = re.fullmatch(r"(.*):(\d+):(\d+)", problem.where)
+    file, line, column = found.groups() if found else (problem.where, 0, 0)
+    return file, int(line), int(column), problem.path, problem.message
 
 
 def _message(error: Mapping[str, Any], model: type[BaseModel], also: Iterable[str]) -> str:

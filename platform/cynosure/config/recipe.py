@@ -17,7 +17,7 @@ from pydantic import ValidationError
 
 from cynosure.components import PARTS_OF, own_options
 from cynosure.config.checks import CHECKS
-from cynosure.config.problems import problems_of
+from cynosure.config.problems import by_place, problems_of
 from cynosure.config.schema import RecipeFields, TaskUse
 from cynosure.config.shelf import find_recipe
 from cynosure.config.yaml import Document, Key, dotted, load_yaml, merge, parse_yaml, show_path, walk
@@ -65,7 +65,7 @@ def load_recipe(source: str | Path, sets: Sequence[str] = (), host: Host | None 
     """
     registry = host.registry if host else load_registry()
     problems: list[Problem] = []
-    document = _with_bases(resolve(source, registry), registry, ())
+    document = _with_bases(resolve(source, registry), registry, (), problems)
     for text in sets:
         document = _with_set(document, text, problems)
     _drop_nulls(document.data)
@@ -98,26 +98,28 @@ def resolve(source: str | Path, registry: Registry) -> Path:
     return find_recipe(registry, str(source)).path
 
 
-def _with_bases(path: Path, registry: Registry, seen: tuple[Path, ...]) -> Document:
-    document = load_yaml(path)
+def _with_bases(path: Path, registry: Registry, seen: tuple[Path, ...], problems: list[Problem]) -> Document:
+    """The document of a recipe file laid on its bases; `problems` collects what keeps none of them from being read."""
+    document = load_yaml(path, problems)
     if not isinstance(document.data, dict):
         what = "is empty" if document.data is None else "is not a mapping"
-        raise ConfigError([Problem(show_path(path), "", f"{what}, see `cynosure recipes show` for an example")])
+        hint = f"{what}, see `cynosure recipes show` for an example"
+        raise ConfigError([*problems, Problem(show_path(path), "", hint)])
     if "base" not in document.data:
         return document
     where, base = document.place(("base",)), document.data.pop("base")
     if not isinstance(base, str):
-        raise ConfigError([Problem(where, "base", "must be the name or the file of one recipe")])
+        raise ConfigError([*problems, Problem(where, "base", "must be the name or the file of one recipe")])
     seen = (*seen, path.resolve())
     beside = path.parent / base
     try:
         found = beside if beside.is_file() else resolve(base, registry)
     except CynosureError as error:
-        raise ConfigError([Problem(where, "base", str(error))]) from None
+        raise ConfigError([*problems, Problem(where, "base", str(error))]) from None
     if found.resolve() in seen:
         circle = " -> ".join(show_path(each) for each in (*seen[seen.index(found.resolve()) :], found.resolve()))
-        raise ConfigError([Problem(where, "base", f"goes in a circle: {circle}")])
-    return merge(_with_bases(found, registry, seen), document)
+        raise ConfigError([*problems, Problem(where, "base", f"goes in a circle: {circle}")])
+    return merge(_with_bases(found, registry, seen, problems), document)
 
 
 def _with_set(document: Document, text: str, problems: list[Problem]) -> Document:
@@ -187,7 +189,7 @@ def _validated(document: Document, problems: list[Problem]) -> Recipe:
     except ValidationError as error:
         problems += problems_of(error, Recipe, place=document.place, also=("base",))
     if problems:
-        raise ConfigError(sorted(set(problems), key=_position))
+        raise ConfigError(sorted(set(problems), key=by_place))
     return recipe
 
 
@@ -243,10 +245,3 @@ def _part(kind: str, holder: dict[str, Any], key: str, path: Key) -> Iterator[tu
 
 def _mapping(value: Any) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
-
-
-def _position(problem: Problem) -> tuple[str, int, int, str, str]:
-    """Sorts problems by file, line and column."""
-    file, _, rest = problem.where.partition(":")
-    line, _, column = rest.partition(":")
-    return file, int(line or 0), int(column or 0), problem.path, problem.message

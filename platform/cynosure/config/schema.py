@@ -20,7 +20,8 @@ def _size(value: Any) -> Any:
     return (value, value) if isinstance(value, int) else value
 
 
-def _part(value: Any) -> Any:
+def as_part(value: Any) -> dict[str, Any]:
+    """A component's options from what a recipe says: its name, or a mapping. Raises ValueError for anything else."""
     value = {"name": value} if isinstance(value, str) else value
     if not isinstance(value, Mapping):
         raise ValueError("must be a name, or a mapping with 'name' and the component's options")
@@ -47,7 +48,7 @@ ImageSize = Annotated[
         }
     ),
 ]
-Part = Annotated[dict[str, Any], BeforeValidator(_part)]
+Part = Annotated[dict[str, Any], BeforeValidator(as_part)]
 """A component by `name`, its own options beside it."""
 
 
@@ -138,8 +139,6 @@ class Sampling(Section):
     temperature: Amount = Field(0.0, description="0 takes the most likely code")
     top_k: Size | None = Field(None, description="draw from the k most likely codes")
     top_p: Annotated[Positive, Field(le=1)] | None = Field(None, description="draw from the smallest set of this mass")
-    guidance: Amount = Field(1.0, description="classifier-free guidance scale; 1 is off")
-    steps: Size | None = Field(None, description="rounds of an iterative prior")
 
 
 class Eval(Section):

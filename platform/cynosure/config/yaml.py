@@ -54,8 +54,8 @@ class Document:
         return self.places.get(key, "")
 
 
-def load_yaml(path: Path) -> Document:
-    """Read a YAML file; raises ConfigError when it cannot be read, is not YAML, or repeats a key."""
+def load_yaml(path: Path, problems: list[Problem] | None = None) -> Document:
+    """Read a YAML file as `parse_yaml` does; raises ConfigError also when it cannot be read."""
     shown = show_path(path)
     try:
         text = path.read_text(encoding="utf-8")
@@ -63,11 +63,15 @@ def load_yaml(path: Path) -> Document:
         raise ConfigError([Problem(shown, "", "is not a text file, save it as UTF-8")]) from None
     except OSError as error:
         raise ConfigError([Problem(shown, "", f"cannot be read: {error.strerror or error}")]) from None
-    return parse_yaml(text, shown)
+    return parse_yaml(text, shown, problems)
 
 
-def parse_yaml(text: str, name: str) -> Document:
-    """Parse YAML text; `name` is what places call it."""
+def parse_yaml(text: str, name: str, problems: list[Problem] | None = None) -> Document:
+    """Parse YAML text; `name` is what places call it.
+
+    Raises ConfigError when it is not YAML. Values that are refused, such as a key given twice, are left out and added
+    to `problems`, so that they can be reported with all that is wrong besides; without that list they are raised.
+    """
     try:
         loader = _Loader(text)
         try:
@@ -84,7 +88,9 @@ def parse_yaml(text: str, name: str) -> Document:
         return Document(None, {(): f"{name}:1:1"})
     reader = _Reader(name)
     document = Document(reader.read(node, (), ()), reader.places)
-    if reader.problems:
+    if problems is not None:
+        problems += reader.problems
+    elif reader.problems:
         raise ConfigError(reader.problems)
     return document
 

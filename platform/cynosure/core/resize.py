@@ -31,19 +31,6 @@ def zoom_positions(grid: torch.Tensor, size: Size) -> torch.Tensor:
     return _separable(grid, size, _corner_aligned)
 
 
-def resize_nearest(grid: torch.Tensor, size: Size) -> torch.Tensor:
-    """Grid [B, h, w, ...] -> [B, H, W, ...] by nearest neighbour with half-pixel centres; keeps integer labels."""
-    rows, columns = (
-        torch.as_tensor(nearest_index(*ends), device=grid.device) for ends in zip(grid.shape[1:3], size, strict=True)
-    )
-    return grid[:, rows][:, :, columns]
-
-
-def nearest_index(length: int, new_length: int) -> np.ndarray:
-    """Which of `length` old positions each of `new_length` new ones takes: floor((i + 1/2) length / new_length)."""
-    return (2 * np.arange(new_length) + 1) * length // (2 * new_length)
-
-
 def sincos_positions(size: Size, dim: int, temperature: float = 10_000.0) -> torch.Tensor:
     """Fixed 2-d sine-cosine position embeddings [1, H·W, dim], row-major (Beyer et al. 2022, plain ViT baselines).
 

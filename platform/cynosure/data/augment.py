@@ -17,6 +17,8 @@ from cynosure.errors import DataError
 
 Augment = Literal["none", "flip", "inception"]
 """'flip' mirrors half of the training examples; 'inception' also crops 5 to 100 % of the area, aspect 3/4 to 4/3."""
+Box = tuple[float, float, float, float]
+"""(left, top, right, bottom) of a part of a picture, in pixels; fractions are meant."""
 Resize = Literal["antialias", "uvim"]
 """'antialias' averages over what a pixel covers, so that big photographs keep their look; 'uvim' is what UViM's
 pipeline does: bilinear between four neighbours, cut to whole grey levels."""
@@ -94,14 +96,16 @@ def relative_box(begin: np.ndarray, extent: np.ndarray, size: tuple[int, int]) -
     return slice(top, top + rows), slice(left, left + columns)
 
 
-def resize_image(image: np.ndarray, size: tuple[int, int], method: Resize = "antialias") -> np.ndarray:
-    """A uint8 image [H, W, 3] at `size`."""
-    if image.shape[:2] == size:
+def resize_image(
+    image: np.ndarray, size: tuple[int, int], method: Resize = "antialias", box: Box | None = None
+) -> np.ndarray:
+    """A uint8 image [H, W, 3] at `size`; `box` is the part of it that is kept, with 'antialias' only."""
+    if image.shape[:2] == size and box in (None, (0, 0, size[1], size[0])):
         return image
     if method == "uvim":
         return resize_linear(image, size).astype(np.uint8)
     picture = Image.fromarray(np.ascontiguousarray(image))
-    return np.asarray(picture.resize((size[1], size[0]), Image.Resampling.BILINEAR, reducing_gap=4.0))
+    return np.asarray(picture.resize((size[1], size[0]), Image.Resampling.BILINEAR, box, reducing_gap=4.0))
 
 
 def resize_linear(values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -118,13 +122,14 @@ def resize_linear(values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return values
 
 
-def resize_nearest(labels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Labels [H, W, ...] at `size`, each from index floor((i + 0.5) * old / new)."""
-    if labels.shape[:2] == size:
+def resize_nearest(labels: np.ndarray, size: tuple[int, int], box: Box | None = None) -> np.ndarray:
+    """Labels [H, W, ...], or their part in `box`, at `size`, each from index floor((i + 0.5) * old / new)."""
+    height, width = labels.shape[:2]
+    left, top, right, bottom = box or (0, 0, width, height)
+    if (height, width) == size and (left, top, right, bottom) == (0, 0, width, height):
         return labels
-    rows, columns = (
-        ((np.arange(n) + 0.5) * old / n).astype(int) for n, old in zip(size, labels.shape[:2], strict=True)
-    )
+    rows = (top + (np.arange(size[0]) + 0.5) * (bottom - top) / size[0]).astype(int).clip(0, height - 1)
+    columns = (left + (np.arange(size[1]) + 0.5) * (right - left) / size[1]).astype(int).clip(0, width - 1)
     return labels[rows[:, None], columns]
 
 

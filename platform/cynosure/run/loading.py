@@ -53,9 +53,7 @@ def load(
 def _recipe(told: Mapping[str, str], file: Path) -> Recipe:
     if told.get("format") != FORMAT:
         what = f"is of format '{told['format']}'" if "format" in told else "is a foreign file without a recipe"
-        raise CheckpointError(
-            f"{file} {what}, not '{FORMAT}': give a run that `cynosure train` or `cynosure convert` wrote."
-        )
+        raise CheckpointError(f"{file} {what}, not '{FORMAT}': give a run that `cynosure train` wrote.")
     try:
         return Recipe.model_validate(parse_yaml(told["recipe"], str(file)).data)
     except (KeyError, ValueError) as error:

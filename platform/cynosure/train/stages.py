@@ -50,7 +50,7 @@ def stage_data(run: Run) -> dict[str, TaskData]:
     data = {}
     for key in chosen:
         task, rows = run.model.tasks[key], run.session.rows(key, "train")
-        transforms = [t for t in run.host.transforms(task, "train") if t is not None]
+        transforms = run.host.transforms(task, "train")
         data[key] = TaskData(task, rows, recipe.tasks[key].batch_size, recipe.seed, transforms=transforms)
     return data
 

@@ -15,9 +15,10 @@ from pydantic import Field
 
 from cynosure import hookimpl
 from cynosure.core.contracts import Dataset, DatasetInfo, PartConfig
+from cynosure.data.augment import resize_image, resize_nearest
 from cynosure.data.pictures import load_picture
 from cynosure.errors import DataError, unknown
-from cynosure_plugins.datasets.pixels import Size, height_width, resize_image, resize_nearest
+from cynosure_plugins.datasets.pixels import Size, height_width
 from cynosure_plugins.datasets.rows import LiveRows, StoredRows
 from cynosure_plugins.datasets.splits import SPLITS, hold_out, spread
 from cynosure_plugins.datasets.store import key_of, read_all

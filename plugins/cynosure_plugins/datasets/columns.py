@@ -11,9 +11,10 @@ from typing import Any, Literal
 import numpy as np
 from PIL import Image
 
+from cynosure.data.augment import resize_image, resize_nearest
 from cynosure.data.pictures import load_picture
 from cynosure.errors import DataError, did_you_mean
-from cynosure_plugins.datasets.pixels import centre_box, resize_image, resize_nearest
+from cynosure_plugins.datasets.pixels import centre_box
 
 Field = Literal["image", "caption", "label", "depth", "low_light"]
 USUAL: Mapping[str, tuple[str, ...]] = {
@@ -131,5 +132,5 @@ def _resized(row: dict[str, Any], size: tuple[int, int]) -> dict[str, Any]:
     resizers: dict[str, Callable[..., np.ndarray]] = dict.fromkeys(PICTURES, resize_image) | {"depth": resize_nearest}
     for field, resize in resizers.items():
         if field in row:
-            row[field] = resize(row[field], size, centre_box(row[field].shape[:2], size))
+            row[field] = resize(row[field], size, box=centre_box(row[field].shape[:2], size))
     return row

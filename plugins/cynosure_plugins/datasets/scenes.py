@@ -11,12 +11,12 @@ from pydantic import Field
 
 from cynosure import hookimpl
 from cynosure.core.contracts import Dataset, DatasetInfo, PartConfig
+from cynosure.data.cache import cache_folder, writing_to
 from cynosure.data.scenes import CLASSES, SceneRows, build_scenes
 from cynosure.errors import DataError, unknown
-from cynosure.progress import Bar, ConsoleProgress
+from cynosure.progress import Bar, current_progress
 from cynosure_plugins.datasets.pixels import Size
 from cynosure_plugins.datasets.splits import SPLITS
-from cynosure_plugins.datasets.store import cache_folder
 
 
 class Scenes(Dataset):
@@ -58,15 +58,16 @@ class Scenes(Dataset):
         config, count = self.config, getattr(self.config, split)
         seed = len(SPLITS) * config.seed + SPLITS.index(split)
         folder = cache_folder() / "scenes"
-        folder.mkdir(parents=True, exist_ok=True)
-        # Under the lock one process of a run draws while the others wait for its scenes.
-        with FileLock(folder / ".lock"), ExitStack() as shown:
+        with writing_to(folder), ExitStack() as shown:
+            folder.mkdir(parents=True, exist_ok=True)
+            # Under the lock one process of a run draws while the others wait for its scenes.
+            shown.enter_context(FileLock(folder / ".lock"))
             bar: Bar | None = None
             drawn = 0
 
             def progress(done: int, total: int) -> None:
                 nonlocal bar, drawn
-                bar = bar or shown.enter_context(ConsoleProgress().bar(f"drawing scenes: {split}", total))
+                bar = bar or shown.enter_context(current_progress().bar(f"drawing scenes: {split}", total))
                 bar.advance(done - drawn)
                 drawn = done
 

@@ -16,10 +16,11 @@ from typing import Any
 import numpy as np
 from filelock import FileLock
 
+from cynosure.data.cache import cache_folder, writing_to
 from cynosure.errors import DataError
-from cynosure.progress import ConsoleProgress
+from cynosure.progress import current_progress
 
-LAYOUT = 1
+LAYOUT = 2
 """Part of every key: raise it when what is stored changes its meaning."""
 AT_ONCE = 64
 
@@ -40,12 +41,6 @@ class Stored:
     skipped: tuple[str, ...]
 
 
-def cache_folder() -> Path:
-    """$CYNOSURE_CACHE, else the user's cache folder."""
-    named = os.environ.get("CYNOSURE_CACHE")
-    return Path(named) if named else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cynosure"
-
-
 def key_of(*parts: Any) -> str:
     """A short key of everything that decides what is stored."""
     return hashlib.blake2b(json.dumps([LAYOUT, *parts], default=str).encode(), digest_size=16).hexdigest()
@@ -60,16 +55,11 @@ def stored(key: str, count: int, fields: Fields, make: Callable[[], Iterable[Row
     if not count:
         return Stored({n: np.empty((0, *shape), dtype) for n, (shape, dtype) in fields.items()}, {}, np.arange(0), ())
     folder = cache_folder() / "rows" / key
-    try:
+    with writing_to(folder.parent):
         folder.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{folder}.lock"):
             if not folder.exists():
                 _write(folder, count, fields, make, title)
-    except OSError as error:
-        raise DataError(
-            f"decoded rows cannot be kept in {folder.parent} ({error.strerror or error}); "
-            "set CYNOSURE_CACHE to a folder with room"
-        ) from error
     about = json.loads((folder / "rows.json").read_text())
     kept = np.asarray(about["kept"], dtype=np.int64)
     return Stored(open_arrays(key, fields, len(kept)), about["columns"], kept, tuple(about["skipped"]))
@@ -93,7 +83,7 @@ def _write(folder: Path, count: int, fields: Fields, make: Callable[[], Iterable
         kept: list[int] = []
         skipped: list[str] = []
         columns: dict[str, list[Any]] = {}
-        with ConsoleProgress().bar(title, count) as bar:
+        with current_progress().bar(title, count) as bar:
             for position, row in enumerate(make()):
                 bar.advance()
                 if isinstance(row, DataError):

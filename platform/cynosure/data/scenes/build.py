@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cynosure.data.cache import cache_folder, writing_to
 from cynosure.data.scenes.render import image_size
 from cynosure.data.scenes.worker import write_part
 from cynosure.errors import DataError
@@ -24,13 +25,6 @@ _ROWS_WORTH_A_PROCESS = 256
 _MANIFEST = "manifest.json"
 
 Progress = Callable[[int, int], None]
-
-
-def default_cache_dir() -> Path:
-    """The folder `scenes` of `$CYNOSURE_CACHE`, or of the user's cache of Cynosure."""
-    named = os.environ.get("CYNOSURE_CACHE")
-    folder = Path(named) if named else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cynosure"
-    return folder / "scenes"
 
 
 def _cores() -> int:
@@ -67,7 +61,9 @@ def _run_workers(
                 errors.seek(0)
                 said = errors.read().decode(errors="replace").strip().splitlines()
                 reason = said[-1] if said else f"exit code {next(filter(None, failed))}"
-                raise DataError(f"rendering scenes failed ({reason}): free memory and disk space, then try again")
+                raise DataError(
+                    f"rendering scenes failed ({reason}): free memory, or set CYNOSURE_CACHE to a folder with room"
+                )
         finally:
             for worker in workers:
                 worker.kill()
@@ -87,6 +83,7 @@ def _write(
         if progress:
             progress(done, count)
 
+    report(0)
     if processes == 1:
         write_part(seed, start, count, size, paths[0], report)
     else:
@@ -130,26 +127,28 @@ def build_scenes(
     only when it is whole; one that is damaged is rendered again.
 
     Raises:
-        DataError: count is below 1, start is negative, a side is shorter than 16 pixels, or rendering failed.
+        DataError: count is below 1, start is negative, a side is shorter than 16 pixels, rendering failed, or the cache
+            cannot be written.
     """
     shape = image_size(size)
     if count < 1 or start < 0:
         raise DataError(f"cannot build {count} scenes from index {start}: ask for at least one, from 0 or later")
-    root = Path(cache_dir) if cache_dir is not None else default_cache_dir()
+    root = Path(cache_dir) if cache_dir is not None else cache_folder() / "scenes"
     folder = root / f"v{VERSION}-seed{seed}-{start}+{count}-{shape[0]}x{shape[1]}"
     found = _open(folder, count)
     if found is not None:
         return found
 
     processes = max(1, min(processes or _cores(), count // _ROWS_WORTH_A_PROCESS))
-    root.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=root) as scratch:
-        made = Path(scratch) / "made"
-        made.mkdir()
-        _write(made, seed, start, count, shape, processes, progress)
-        if _open(folder, count) is None:
-            shutil.rmtree(folder, ignore_errors=True)
-            made.rename(folder)
+    with writing_to(root):
+        root.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=root) as scratch:
+            made = Path(scratch) / "made"
+            made.mkdir()
+            _write(made, seed, start, count, shape, processes, progress)
+            if _open(folder, count) is None:
+                shutil.rmtree(folder, ignore_errors=True)
+                made.rename(folder)
     built = _open(folder, count)
     if built is None:
         raise DataError(f"the scenes just written to {folder} cannot be read: check the disk, then try again")

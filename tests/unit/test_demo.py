@@ -1,0 +1,76 @@
+"""The demo's plan and its care for the user's folders; the whole demo runs in tests/e2e/test_demo.py."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from cynosure.errors import CynosureError
+from cynosure.run import demo, plan
+
+
+def test_a_folder_of_somebody_else_is_refused_and_kept(tmp_path: Path) -> None:
+    """`cynosure demo -o .` must never remove what it did not write, even where a metrics.json lies."""
+    (tmp_path / "metrics.json").write_text("{}")
+    (tmp_path / "thesis.tex").write_text("years of work")
+    with pytest.raises(CynosureError, match="another folder"):
+        demo._make_room(tmp_path)
+    assert (tmp_path / "thesis.tex").read_text() == "years of work"
+
+
+def test_a_finished_demo_makes_room_for_the_next_and_leaves_other_files(tmp_path: Path) -> None:
+    for name in ("metrics.json", "recipe.yaml", "model.safetensors", "notes.txt"):
+        (tmp_path / name).write_text("x")
+    (tmp_path / "pictures").mkdir()
+    demo._make_room(tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_an_interrupted_demo_is_kept(tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").write_text("x")
+    (tmp_path / "checkpoints").mkdir()
+    demo._make_room(tmp_path)
+    assert (tmp_path / "recipe.yaml").exists() and (tmp_path / "checkpoints").exists()
+
+
+def test_more_time_means_more_scenes_within_bounds() -> None:
+    assert demo.scenes_for(1) < demo.scenes_for(3) < demo.scenes_for(10) < demo.scenes_for(60)
+    assert demo.scenes_for(600) == demo.scenes_for(6000)
+
+
+class _Speed:
+    steps = {"codes": 0.2, "prior": 0.1, "refit": 0.1}
+    encoding, sampling, evaluation = 0.001, 0.002, 0.01
+
+    def __init__(self, session: Any) -> None: ...
+
+
+def _session(rows: int) -> Any:
+    stage = SimpleNamespace(steps=1000)
+    train = SimpleNamespace(
+        stages=["codes", "prior", "refit"],
+        codes=stage,
+        prior=SimpleNamespace(steps=1000, views=2),
+        refit=SimpleNamespace(steps=500, examples=1000),
+    )
+    recipe = SimpleNamespace(train=train, tasks={"a": None, "b": None})
+    return SimpleNamespace(recipe=recipe, rows=lambda task, split: range(rows))
+
+
+def test_the_plan_fits_and_keeps_the_proportions_of_the_recipe(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plan, "Speed", _Speed)
+    found = plan.plan(_session(5000), seconds=600, evaluated=100)
+    seconds = sum(_Speed.steps[stage] * count for stage, count in found.steps.items())
+    seconds += 2 * 100 * _Speed.evaluation + 2 * 5000 * found.views * _Speed.encoding
+    seconds += 2 * found.examples * found.views * _Speed.sampling
+    assert 590 < seconds < 610, f"planned {seconds:.0f} of 600 seconds"
+    assert found.steps["codes"] == found.steps["prior"] == pytest.approx(2 * found.steps["refit"], abs=2)
+
+
+def test_little_time_still_gives_a_plan(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plan, "Speed", _Speed)
+    found = plan.plan(_session(5000), seconds=1, evaluated=100)
+    assert found.views == 1 and min(found.steps.values()) >= 1
