@@ -140,3 +140,11 @@ def test_a_full_disk_says_what_to_do(tmp_path, monkeypatch):
 def test_impossible_ranges_say_what_to_do(tmp_path, count, start):
     with pytest.raises(DataError, match="ask for at least one"):
         build_scenes(0, count, 16, start=start, cache_dir=tmp_path)
+
+
+def test_reports_of_workers_are_never_torn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers report into one pipe; with unbuffered output a line written in two pieces would break the build."""
+    monkeypatch.setenv("PYTHONUNBUFFERED", "1")
+    seen: list[int] = []
+    build_scenes(3, 512, 16, cache_dir=tmp_path, processes=4, progress=lambda done, total: seen.append(done))
+    assert seen[-1] == 512 and seen == sorted(seen)

@@ -6,6 +6,7 @@ Prints the number of scenes written after every batch. Needs numpy and pyarrow a
 """
 
 import json
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -28,7 +29,7 @@ _BATCH_PIXELS = 64 * 64 * 64
 
 
 def write_part(
-    seed: int, start: int, count: int, size: tuple[int, int], path: Path, report: Callable[[int], None]
+    seed: int, start: int, count: int, size: tuple[int, int], path: Path, report: Callable[[int], object]
 ) -> None:
     """Writes scenes start .. start + count - 1 to `path`; `report` hears the size of every batch written."""
     step = max(1, _BATCH_PIXELS // (size[0] * size[1]))
@@ -48,4 +49,5 @@ def write_part(
 if __name__ == "__main__":
     *numbers, file = sys.argv[1:]
     seed, start, count, height, width = map(int, numbers)
-    write_part(seed, start, count, (height, width), Path(file), lambda done: print(done, flush=True))
+    # Workers share one pipe: a line in a single write cannot be torn by another worker's.
+    write_part(seed, start, count, (height, width), Path(file), lambda done: os.write(1, f"{done}\n".encode()))
