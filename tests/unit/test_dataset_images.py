@@ -349,3 +349,22 @@ def test_cifar10_photographs_counted_and_streamed(tmp_path, monkeypatch):
     assert data.info.classes == streamed.info.classes and len(data.info.classes) == 10
     assert [len(data.rows(split)) for split in SPLITS] == [400, 50, 50]
     assert data.rows("train")[7]["image"].shape == (32, 32, 3)
+
+
+@pytest.mark.parametrize("skip", range(1, 9))
+def test_a_resumed_stream_agrees_even_where_an_epoch_ends_with_a_bad_row(skip):
+    """A run that was killed must see the rows it would have seen, whatever rows cannot be read."""
+    from itertools import islice
+
+    from cynosure_plugins.datasets.streams import StreamRows
+
+    def read(raw, position):
+        if raw["n"] in (1, 3):
+            raise DataError(f"row {raw['n']} is bad")
+        return {"n": raw["n"]}
+
+    def rows():
+        return StreamRows("rows", [{"n": n} for n in range(4)], read)
+
+    whole = [row["n"] for row in islice(rows().stream(), 16)]
+    assert [row["n"] for row in islice(rows().stream(skip=skip), 16 - skip)] == whole[skip:]

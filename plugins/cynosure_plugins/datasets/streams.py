@@ -66,19 +66,22 @@ class StreamRows(Iterable[Row]):
         A pure function of its arguments: a resumed run gets the rows that it would have got. The next readable row
         takes the place of one that is not, so that `skip` counts rows without decoding them.
         """
+        waiting = 0  # unreadable rows whose place the next readable one takes, if need be in the next epoch
         for epoch in count():
-            seen = given = waiting = 0
+            seen = tried = readable = 0
             for position, raw in enumerate(self._raw(epoch, rank, world, seed)):
                 seen += 1
                 if skip > 0:
                     skip -= 1
                     continue
                 row = self._decoded(raw, position)
+                tried += 1
                 waiting += 1
                 if row is not None:
+                    readable += 1
                     yield from [row] * waiting
-                    given, waiting = given + waiting, 0
-            if not seen or waiting == seen:
+                    waiting = 0
+            if not seen or (tried == seen and not readable):
                 raise self._nothing()
 
     def _raw(self, epoch: int, rank: int, world: int, seed: int) -> Iterator[Mapping[str, Any]]:
