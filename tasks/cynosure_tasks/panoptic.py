@@ -79,7 +79,9 @@ class Panoptic(Task):
         classes, ids = labels[..., 0].astype(np.int64), labels[..., 1].astype(np.int64)
         if classes.max() >= self.semantics:
             raise DataError(f"panoptic holds class {classes.max()}, but only {self.semantics - 1} classes are declared")
-        segments = classes + ids * self.semantics  # negative, so no class, wherever either is
+        # Void is no segment, whatever its id; a negative class or id says that there is no label at all.
+        segments = np.where(classes == 0, 0, classes + ids * self.semantics)
+        segments = np.where((classes < 0) | (ids < 0), -1, segments)
         if self.config.stuff == "class":
             segments *= self.is_thing.take(classes, mode="clip")
         return np.stack([classes, order_segments(segments, self.config.id_order)], dtype=np.int16, casting="unsafe")

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from small_run import make_model, make_predictor, open_session
+from small_run import make_predictor, open_session
 
 from cynosure.data.loading import evaluation_batches
 from cynosure.errors import DataError
@@ -83,8 +83,9 @@ def drawn(monkeypatch):
 
 
 def test_an_evaluation_shows_input_every_source_and_truth(session, drawn):
-    model = make_model(session)
-    evaluation_grid(model, "depth", session.rows("depth", "test"), count=3)
+    predictor = make_predictor(session)
+    model = predictor.model
+    evaluation_grid(predictor, "depth", session.rows("depth", "test"), count=3)
     assert drawn["headers"] == ["input", "oracle codes", "prior codes", "no codes", "truth"]
     assert len(drawn["rows"]) == 3
     task = model.tasks["depth"]
@@ -94,7 +95,7 @@ def test_an_evaluation_shows_input_every_source_and_truth(session, drawn):
 
 
 def test_a_task_of_many_answers_shows_several(session, drawn):
-    evaluation_grid(make_model(session), "colorization", session.rows("colorization", "test"), count=2, samples=2)
+    evaluation_grid(make_predictor(session), "colorization", session.rows("colorization", "test"), count=2, samples=2)
     headers = drawn["headers"]
     assert headers == ["input", "oracle codes", "prior codes", "another", "another", "no codes", "truth"]
     first, second = drawn["rows"][0][3:5]
@@ -102,10 +103,10 @@ def test_a_task_of_many_answers_shows_several(session, drawn):
 
 
 def test_fewer_rows_than_wanted_are_shown_once(session, drawn):
-    evaluation_grid(make_model(session), "depth", session.rows("depth", "validation"), count=9)
+    evaluation_grid(make_predictor(session), "depth", session.rows("depth", "validation"), count=9)
     assert len(drawn["rows"]) == 4, "padding is no row"
     with pytest.raises(DataError, match="no row"):
-        evaluation_grid(make_model(session), "depth", [])
+        evaluation_grid(make_predictor(session), "depth", [])
 
 
 def test_photographs_keep_their_size_through_every_task(session, drawn):

@@ -13,7 +13,6 @@ from PIL import Image
 
 from cynosure.core.contracts import DatasetInfo
 from cynosure.core.records import Batch, Prediction
-from cynosure.data.files import rgb_to_ids
 from cynosure.data.loading import collate
 from cynosure.errors import DataError
 from cynosure_tasks.panoptic import Panoptic
@@ -181,13 +180,14 @@ def test_saved_files_are_coco_panoptic(tmp_path: Path) -> None:
     png, description = truth.save(tmp_path / "new" / "street.jpg")
     assert (png.name, description.name) == ("street.png", "street.json")
     ids, content = rgb_to_ids(np.asarray(Image.open(png))), json.loads(description.read_text())
-    infos = content["segments_info"]
-    assert content["file_name"] == "street.png"
+    infos = content["annotations"][0]["segments_info"]
+    assert content["annotations"][0]["file_name"] == content["images"][0]["file_name"] == "street.png"
+    categories = {c["id"]: (c["name"], c["isthing"]) for c in content["categories"]}
     assert sorted(np.unique(ids)) == sorted(i["id"] for i in infos), "segments in the picture are not those described"
     assert all(np.sum(ids == info["id"]) == info["area"] for info in infos)
-    ball = next(info for info in infos if info["category"] == "ball")
-    assert (ball["category_id"], ball["isthing"], ball["bbox"]) == (30, 1, [1, 9, 4, 5])
-    assert sum(info["category"] == "box" for info in infos) == 2
+    ball = next(info for info in infos if categories[info["category_id"]][0] == "ball")
+    assert (ball["category_id"], categories[30], ball["bbox"]) == (30, ("ball", 1), [1, 9, 4, 5])
+    assert sum(categories[info["category_id"]][0] == "box" for info in infos) == 2
 
 
 def test_void_is_saved_as_zero(tmp_path: Path) -> None:
@@ -228,3 +228,37 @@ def test_baseline_is_the_commonest_class_of_each_pixel() -> None:
     assert len(predictions) == 2
     np.testing.assert_array_equal(classes, scene()["panoptic"][..., 0])
     np.testing.assert_array_equal(instance, classes)
+
+
+def rgb_to_ids(image: np.ndarray) -> np.ndarray:
+    """The ids of a COCO panoptic PNG, as panopticapi reads them."""
+    return image.astype(np.int32) @ np.array([1, 256, 65536], dtype=np.int32)
+
+
+def test_predictions_are_a_data_set_that_the_coco_reader_reads(tmp_path):
+    """What `predict` writes is the official COCO panoptic document, not something like it."""
+    from cynosure.host import load_host
+
+    classes = (("sky", False), ("car", True))
+    task = Panoptic(Panoptic.Config(classes=classes, category_ids=(7, 3), max_instances=4), (4, 6))
+    values = {"class": np.ones((4, 6), np.int32), "instance": np.zeros((4, 6), np.int32)}
+    values["class"][2:, :3] = values["class"][2:, 4:] = 2
+    values["instance"][2:, :3], values["instance"][2:, 4:] = 1, 2
+    (tmp_path / "val").mkdir()
+    Image.new("RGB", (6, 4)).save(tmp_path / "val" / "street.png")
+    Prediction(task, values).save(tmp_path / "panoptic_val" / "street.png")
+    files = {"images": "val", "panoptic": "panoptic_val", "json": "panoptic_val/street.json"}
+    options = {"name": "coco_panoptic", "root": str(tmp_path), "splits": {"train": files, "test": files}}
+    data = load_host().components.build("dataset", options)
+    row = data.rows("test")[0]["panoptic"]
+    assert data.info.classes == classes and data.info.category_ids == (7, 3)
+    assert np.array_equal(row[..., 0], values["class"])
+    assert len(np.unique(row[..., 1])) == 3, "the sky and two cars"
+
+
+def test_void_is_no_segment_and_negative_labels_are_none():
+    """Facts of UViM's preprocessing: void stays (0, 0) whatever id it came with; a negative class or id has no loss."""
+    task = Panoptic(Panoptic.Config(classes=(("sky", False), ("car", True)), max_instances=4), (1, 4))
+    labels = np.array([[[0, 9], [-1, 3], [2, -1], [2, 5]]])
+    number = task.number(labels)[1]
+    assert number.tolist() == [[0, -1, -1, 1]]

@@ -61,7 +61,9 @@ class SelfAttention(nn.Module):
         B, N, d = x.shape
         q, k, v = self.qkv(x).view(B, N, 3, self.heads, d // self.heads).permute(2, 0, 3, 1, 4)
         if cache is not None:
-            causal = causal and cache.length == 0 and N > 1
+            if cache.length and N > 1:
+                raise ValueError("a cache that holds tokens takes one more at a time")
+            causal = causal and N > 1
             k, v = cache.append(k, v)
         y = F.scaled_dot_product_attention(q, k, v, is_causal=causal)
         return self.out(y.transpose(1, 2).reshape(B, N, d))

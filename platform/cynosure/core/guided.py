@@ -122,7 +122,7 @@ class GuidedModel(nn.Module):
         if source == "random":
             return self._random_codes(seeds)
         if self.prior is None:
-            raise CynosureError("this model has no prior: train stage prior, or predict with --codes none.")
+            raise CynosureError("this model has no trained prior: run stage prior (--resume), or use --codes none.")
         return self.prior.sample(batch.inputs, batch.task, settings, seeds)
 
     def _random_codes(self, seeds: torch.Tensor) -> Codes:

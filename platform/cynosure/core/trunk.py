@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
-from pydantic import Field
+from pydantic import Field, PositiveInt
 from torch import nn
 from torch.nn import functional as F
 
@@ -27,7 +27,7 @@ class TrunkConfig(PartConfig):
     depth: int = Field(3, ge=0, description="transformer blocks on the 1/8 grid")
     heads: int = Field(4, ge=1)
     mlp_dim: int = Field(512, ge=1)
-    stem: tuple[int, int] = Field((32, 64), description="channels at 1/2 and 1/4 of the image")
+    stem: tuple[PositiveInt, PositiveInt] = Field((32, 64), description="channels at 1/2 and 1/4 of the image")
 
 
 class HybridTrunk(nn.Module):

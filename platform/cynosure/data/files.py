@@ -60,13 +60,10 @@ def write_coco_panoptic(
         mask = ids == segment
         rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
         box = (columns[0], rows[0], columns[-1] - columns[0] + 1, rows[-1] - rows[0] + 1)
-        name, thing = classes[label - 1]
         infos.append(
             {
                 "id": segment,
                 "category_id": int(category_ids[label - 1] if category_ids else label),
-                "category": name,
-                "isthing": int(thing),
                 "iscrowd": 0,
                 "area": int(mask.sum()),
                 "bbox": [int(v) for v in box],
@@ -74,15 +71,16 @@ def write_coco_panoptic(
         )
     png = write_png(path, ids_to_rgb(ids))
     description = png.with_suffix(".json")
-    description.write_text(
-        json.dumps({"file_name": png.name, "segments_info": infos}, indent=1) + "\n", encoding="utf-8"
-    )
+    document = {
+        "images": [{"id": 0, "file_name": png.name, "height": ids.shape[0], "width": ids.shape[1]}],
+        "annotations": [{"image_id": 0, "file_name": png.name, "segments_info": infos}],
+        "categories": [
+            {"id": int(category_ids[i] if category_ids else i + 1), "name": name, "isthing": int(thing)}
+            for i, (name, thing) in enumerate(classes)
+        ],
+    }
+    description.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
     return [png, description]
-
-
-def rgb_to_ids(image: np.ndarray) -> np.ndarray:
-    """The inverse of `ids_to_rgb`, int32 [H, W]."""
-    return image.astype(np.int32) @ np.array([1, 256, 65536], dtype=np.int32)
 
 
 @lru_cache(maxsize=16)

@@ -16,7 +16,7 @@ from cynosure.errors import CynosureError
 from cynosure.host import Host
 from cynosure.progress import Progress
 from cynosure.run.evaluate import evaluate
-from cynosure.run.grids import evaluation_grid, grid, inputs_of, photograph_grid
+from cynosure.run.grids import evaluation_grid, grid, inputs_of, photograph_grid, picture_of
 from cynosure.run.loading import load
 from cynosure.run.plan import plan
 from cynosure.run.predictor import Predictor
@@ -89,7 +89,7 @@ def report(session: Session, directory: Path, progress: Progress) -> tuple[Repor
     pictures = {"overview": lambda: overview(predictor, session)}
     for name in predictor.tasks:
         pictures[name] = lambda name=name: evaluation_grid(  # type: ignore[misc]
-            predictor.model, name, session.rows(name, "test"), ROWS_SHOWN
+            predictor, name, session.rows(name, "test"), ROWS_SHOWN
         )
     pictures["photographs"] = lambda: photograph_grid(predictor, sample_photographs(), list(predictor.tasks))
     with progress.bar("drawing", len(pictures)) as bar:
@@ -109,8 +109,10 @@ def overview(predictor: Predictor, session: Session) -> Image:
     """Held-out scenes, what the model makes of them with codes from the prior, and the truth, task by task."""
     headers, columns = [], []
     for name, task in predictor.tasks.items():
-        batch = next(evaluation_batches(task, session.rows(name, "test"), ROWS_SHOWN, ROWS_SHOWN)).to(predictor.device)
+        batches = evaluation_batches(task, session.rows(name, "test"), ROWS_SHOWN, ROWS_SHOWN)
+        batch = next(batches).to(predictor.device)
         answers = predictor.model.predict(batch, predictor.settings(), row_seeds(0, batch.keys))
         headers += [f"{name}\ninput", "prediction\ncodes from the prior", "truth\nthe true answer"]
-        columns += [inputs_of(batch), [p.image() for p in answers], [p.image() for p in task.truth(batch)]]
+        columns += [inputs_of(batch), [picture_of(predictor, p) for p in answers]]
+        columns.append([picture_of(predictor, p) for p in task.truth(batch)])
     return grid(list(zip(*columns, strict=True)), headers, cell=128)

@@ -55,8 +55,8 @@ def evaluate(
 
     Sources that the model cannot give are left out: a model without tokenizer has only 'none', one without a prior no
     'prior'. `settings` default to the recipe's `eval.sampling`. The model is left in evaluation mode. With `world`
-    processes each measures its own rows and all report the whole, provided that metrics are torchmetrics. `run` is what
-    the hook cynosure_evaluated sees (default: `model`).
+    processes each measures its own rows and all report the whole (metrics add up over ranks by themselves). `run` is
+    what the hook cynosure_evaluated sees (default: `model`).
 
     Raises CynosureError for an unknown task, DataError for a split without rows.
     """
@@ -73,7 +73,8 @@ def evaluate(
         if baseline:
             measurement.add_baseline(batch_size)
         with progress.bar(f"evaluating {name}", _count(rows, limit)) as bar:
-            for batch in evaluation_batches(task, rows, batch_size, limit, rank, world):
+            transforms = session.host.transforms(task, split)
+            for batch in evaluation_batches(task, rows, batch_size, limit, rank, world, transforms):
                 measurement.add(_real_rows(batch).to(measurement.device))
                 bar.advance(int(batch.valid.sum()) * world)
         reports[name] = measurement.report()
@@ -172,7 +173,8 @@ class _Measurement:
     def add_baseline(self, batch_size: int) -> None:
         """Let the task learn its trivial answer from the first training rows."""
         rows = self.session.rows(self.task.name, "train")
-        batches = evaluation_batches(self.task, rows, batch_size, BASELINE_ROWS)
+        transforms = self.session.host.transforms(self.task, "train")
+        batches = evaluation_batches(self.task, rows, batch_size, BASELINE_ROWS, transforms=transforms)
         self._baseline = self.task.baseline(map(_real_rows, batches))
         self.metrics["baseline"] = self._metrics()
 

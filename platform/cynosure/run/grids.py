@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageChops, ImageDraw, ImageFont
 
-from cynosure.core.guided import CODE_SOURCES, CodeSource, GuidedModel
+from cynosure.core.guided import CODE_SOURCES, CodeSource
 from cynosure.core.records import Batch, Prediction, SampleSettings
 from cynosure.data.augment import to_pixels
 from cynosure.data.loading import evaluation_batches
@@ -147,7 +147,7 @@ HEADERS: dict[CodeSource, str] = {
 
 @torch.no_grad()
 def evaluation_grid(
-    model: GuidedModel,
+    predictor: Predictor,
     task: str,
     rows: Any,
     count: int = 6,
@@ -162,16 +162,16 @@ def evaluation_grid(
     Raises DataError when there is no row.
     """
     settings = settings or SampleSettings(temperature=0.0)
-    learnt = model.tasks[task]
-    device = next(model.parameters()).device
-    batch = next(evaluation_batches(learnt, rows, count, limit=count), None)
+    model, learnt, device = predictor.model, predictor.tasks[task], predictor.device
+    transforms = predictor.host.transforms(learnt, "test")
+    batch = next(evaluation_batches(learnt, rows, count, limit=count, transforms=transforms), None)
     if batch is None:
         raise DataError(f"task {task}: there is no row to draw")
     real, batch = int(batch.valid.sum()), batch.to(device)
     columns = _Columns()
 
     def add(header: str, predictions: Sequence[Prediction]) -> None:
-        columns.add(header, [p.image() for p in predictions[:real]])
+        columns.add(header, [picture_of(predictor, p) for p in predictions[:real]])
 
     inputs = inputs_of(batch)
     if inputs is not None:

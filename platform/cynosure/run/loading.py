@@ -13,6 +13,7 @@ from cynosure.build import build_model
 from cynosure.components import PARTS_OF
 from cynosure.config.recipe import Recipe
 from cynosure.config.yaml import parse_yaml
+from cynosure.core.initial import initial_weights
 from cynosure.errors import CheckpointError
 from cynosure.host import Host, describe, load_host
 from cynosure.run.predictor import Predictor
@@ -44,9 +45,12 @@ def load(
     if missing := [part for part in _parts(recipe) if part[1] not in host.components.names(part[0])]:
         trained_with = json.loads(told.get("plugins", "{}"))
         raise CheckpointError(f"{file} needs {_needs(missing)}: {_remedy(trained_with, host)}.")
-    model = build_model(recipe, host)
+    with initial_weights(False):
+        model = build_model(recipe, host)
     load_state(model, tensors, file)
     model.set_stage(None)
+    if model.prior is not None and told.get("stage") == "codes":
+        model.prior = None  # it has not been trained: better no answer than one at random
     return Predictor(model.to(device or ("cuda" if torch.cuda.is_available() else "cpu")), recipe, host)
 
 

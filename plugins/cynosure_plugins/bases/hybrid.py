@@ -30,6 +30,10 @@ class HybridBase(Base):
         super().__init__()
         self.trunk = HybridTrunk(config, shapes.image_size, shapes.channels)
         self.code_grid = shapes.spec.grid if shapes.spec else None
+        if shapes.spec and self.code_grid is None:
+            raise ValueError(
+                "base hybrid adds codes where they stand in the picture: it needs a tokenizer with a code grid"
+            )
         self.repeat = (1, 1)
         if shapes.spec and self.code_grid:
             (h, w), (rows, columns) = self.trunk.grid, self.code_grid

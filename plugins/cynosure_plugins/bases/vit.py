@@ -40,6 +40,10 @@ class ViTBase(Base):
         self.config = config
         self.grid = token_grid(shapes.image_size, config.patch, "base vit")
         self.code_grid = shapes.spec.grid if shapes.spec else None
+        if shapes.spec and self.code_grid is None:
+            raise ValueError(
+                "base vit adds codes where they stand in the picture: it needs a tokenizer with a code grid"
+            )
         self.code_stem = nn.Linear(shapes.code_dim, config.dim) if shapes.spec else None
         self.image_stem = patch_embedding(3, config.dim, config.patch)
         self.positions = positions(self.grid[0] * self.grid[1], config.dim)

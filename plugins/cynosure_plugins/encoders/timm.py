@@ -16,6 +16,7 @@ from cynosure import hookimpl
 from cynosure.compat import import_timm
 from cynosure.core.blocks import to_tokens
 from cynosure.core.contracts import Encoder, PartConfig
+from cynosure.core.initial import initial_weights_wanted
 from cynosure.core.records import Shapes
 from cynosure.errors import CheckpointError, CynosureError, did_you_mean
 
@@ -77,11 +78,12 @@ def _backbone(config: TimmEncoder.Config, image_size: tuple[int, int]) -> Any:
         raise CynosureError(f"no timm model is named '{config.model}'{hint} timm.list_models('*vit*') lists names.")
     published = timm.get_pretrained_cfg(config.model)
     size = {"img_size": image_size} if published and published.fixed_input_size else {}
+    pretrained = config.pretrained and initial_weights_wanted()
     try:
-        backbone = timm.create_model(config.model, pretrained=config.pretrained, num_classes=0, **size)
+        backbone = timm.create_model(config.model, pretrained=pretrained, num_classes=0, **size)
     except Exception as error:  # whatever timm, its models or the hub may raise
         raise CynosureError(_reason(config, image_size, error)) from error
-    if config.weights:
+    if config.weights and initial_weights_wanted():
         _load(backbone, config.weights)
     for name in HEADS:
         if isinstance(getattr(backbone, name, None), nn.Module):

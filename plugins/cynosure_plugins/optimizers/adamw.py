@@ -11,7 +11,7 @@ from cynosure import hookimpl
 
 @hookimpl
 def cynosure_build_optimizer(run: Any) -> torch.optim.Optimizer | None:
-    """Answers for stages with `optimizer: adamw`. Matrices decay; vectors (norms, biases, tokens) do not."""
+    """Answers for stages with `optimizer: adamw`. Norms, biases and other vectors do not decay."""
     settings = run.settings
     if settings.optimizer != "adamw":
         return None

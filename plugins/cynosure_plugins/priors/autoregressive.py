@@ -23,7 +23,7 @@ class Autoregressive(Prior):
     """p(z | x) as a product over positions (Kolesnikov et al. 2022, section 2.4).
 
     Each task has its own start token, and a token of its own that decoder positions attend to beside the image.
-    Codes of depth D > 1 are written position by position, depth first.
+    Codes of depth D > 1 are written position by position, depth first; every position keeps to its segment's K.
     """
 
     class Config(PartConfig):
@@ -50,6 +50,10 @@ class Autoregressive(Prior):
         self.blocks = nn.ModuleList(blocks)
         self.norm = nn.LayerNorm(dim, eps=NORM_EPS)
         self.head = zero_initialized(nn.Linear(dim, self.spec.vocab_size))
+        sizes = torch.tensor([s.vocab_size for s in self.spec.segments for _ in range(s.length * self.spec.depth)])
+        outside = torch.arange(self.spec.vocab_size) >= sizes[:, None]
+        self.outside: torch.Tensor | None
+        self.register_buffer("outside", outside if outside.any() else None, persistent=False)
 
     def loss(self, inputs: Mapping[str, Any], codes: Codes, task: str) -> dict[str, torch.Tensor]:
         tokens = codes.ids.flatten(1)
@@ -63,7 +67,8 @@ class Autoregressive(Prior):
         x = torch.cat([self._start(task, len(tokens)), self.embedding(tokens[:, :-1])], 1) + self.positions
         for block, kv in zip(self.blocks, keys_values, strict=True):
             x = block(x, kv)
-        return self.head(self.norm(x))
+        logits = self.head(self.norm(x))
+        return logits if self.outside is None else logits.masked_fill(self.outside, -torch.inf)
 
     @torch.no_grad()
     def sample(self, inputs: Mapping[str, Any], task: str, settings: SampleSettings, seeds: torch.Tensor) -> Codes:
@@ -79,7 +84,10 @@ class Autoregressive(Prior):
             x = x + self.positions[:, i : i + 1]
             for block, kv, cache in zip(self.blocks, keys_values, caches, strict=True):
                 x = block(x, kv, cache)
-            token = draw(self.head(self.norm(x[:, 0])), settings, uniforms[:, i])
+            logits = self.head(self.norm(x[:, 0]))
+            if self.outside is not None:
+                logits = logits.masked_fill(self.outside[i], -torch.inf)
+            token = draw(logits, settings, uniforms[:, i])
             tokens[:, i] = token if known is None else torch.where(known[:, i] >= 0, known[:, i], token)
             x = self.embedding(tokens[:, i : i + 1])
         return Codes(tokens.view(B, self.spec.length, self.spec.depth), self.spec)

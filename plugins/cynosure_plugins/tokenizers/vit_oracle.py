@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Literal, final
 
 import torch
-from pydantic import Field
+from pydantic import Field, PositiveInt
 from torch import nn
 from torch.nn import functional as F
 
@@ -68,7 +68,9 @@ class ViTOracle(Tokenizer):
         depth: int = Field(6, ge=0, description="transformer blocks")
         heads: int = Field(12, ge=1)
         mlp_dim: int = Field(3072, ge=1)
-        code_grid: tuple[int, int] = Field((16, 16), description="rows and columns of the code; their product is L")
+        code_grid: tuple[PositiveInt, PositiveInt] = Field(
+            (16, 16), description="rows and columns of the code; their product is L"
+        )
         context: bool = Field(True, description="also show the oracle the input image (UViM: no visible effect)")
         merge: Literal["resize", "linear"] = Field(
             "resize", description="from patches to code positions: UViM's resize, or a learnt map of the patches merged"

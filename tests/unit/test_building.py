@@ -1,0 +1,77 @@
+"""Models are built from what fits together, and loaded without fetching what a checkpoint replaces."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from small_run import open_session, save_run
+
+from cynosure.core.initial import initial_weights
+from cynosure.core.records import CodeSpec, Segment, Shapes
+from cynosure.errors import ConfigError, CynosureError
+from cynosure.host import load_host
+from cynosure.run.evaluate import evaluate
+from cynosure.run.loading import load
+
+SHAPES = Shapes((32, 32), {"depth": 1}, CodeSpec((Segment("guide", 4, 1, 8),), None), 4)
+
+
+@pytest.mark.parametrize("name", ["vit", "hybrid"])
+def test_a_base_refuses_codes_that_stand_nowhere(name: str) -> None:
+    """Dropping them silently would train a model whose codes mean nothing."""
+    with pytest.raises(ValueError, match="code grid"):
+        load_host().components.build("base", {"name": name}, SHAPES)
+
+
+def test_an_empty_code_grid_is_a_mistake_in_the_recipe() -> None:
+    with pytest.raises(ConfigError, match="code_grid"):
+        load_host().components.config("tokenizer", {"name": "vit_oracle", "code_grid": [0, 4]})
+
+
+def test_loading_a_run_needs_no_pretrained_weights(tmp_path: Path) -> None:
+    """The file that the encoder once started from may be gone: the checkpoint holds what it became."""
+    build = load_host().components.build
+    options = {"name": "timm", "model": "test_vit", "weights": str(tmp_path / "gone.safetensors")}
+    shapes = replace(SHAPES, image_size=(160, 160))
+    with pytest.raises(CynosureError, match="gone"):
+        build("encoder", options, shapes)
+    with initial_weights(False):
+        build("encoder", options, shapes)
+
+
+def test_an_untrained_prior_does_not_answer(tmp_path: Path) -> None:
+    """A run that stopped in stage `codes` would otherwise predict from noise without a word."""
+    save_run(open_session(tmp_path), tmp_path / "run", stage="codes", step="10")
+    predictor = load(tmp_path / "run")
+    picture = np.zeros((20, 20, 3), np.uint8)
+    with pytest.raises(CynosureError, match="no trained prior"):
+        predictor.predict(picture, "depth")
+    assert predictor.predict(picture, "depth", codes="none").values["depth"].shape == (20, 20)
+
+
+PLUGIN = '''"""Counts the examples of every split."""
+from cynosure import hookimpl
+
+seen = []
+
+@hookimpl
+def cynosure_transforms(task, split):
+    def transform(example, rng):
+        seen.append(split)
+        return example
+    return transform
+'''
+
+
+def test_transforms_of_plugins_reach_evaluation(tmp_path: Path) -> None:
+    """A transform that only training applies would make every reported number wrong."""
+    (tmp_path / "counting.py").write_text(PLUGIN)
+    (tmp_path / "registry.yaml").write_text("schema: 1\nplugins:\n  counting: {path: ./counting.py}\n")
+    session = open_session(tmp_path, host=load_host(tmp_path / "registry.yaml"))
+    save_run(session, tmp_path / "run")
+    evaluate(load(tmp_path / "run", host=session.host), session, ["depth"], limit=2)
+    module = next(p.module for p in session.host.plugins if p.name == "counting")
+    assert module.seen.count("test") == 2 and "train" in module.seen, "the baseline learns from training rows"
