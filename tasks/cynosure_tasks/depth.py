@@ -135,8 +135,9 @@ class Depth(Task):
         return files.depth_to_rgb(prediction.values["depth"], self.config.max_depth / 20, self.config.max_depth)
 
     def save(self, prediction: Prediction, path: Path) -> list[Path]:
-        """path.png in millimetres (16 bit, 0 is missing, clipped at 65.535 m) and path_color.png to look at."""
-        millimetres = np.clip(np.rint(prediction.values["depth"] * 1000), 0, 65535).astype(np.uint16)
+        """path.png in millimetres (16 bit, 0 is missing or NaN, clipped at 65.535 m) and path_color.png to look at."""
+        depth = np.nan_to_num(prediction.values["depth"], nan=0)
+        millimetres = np.clip(np.rint(depth * 1000), 0, 65535).astype(np.uint16)
         png = files.write_png(path, millimetres)
         return [png, files.write_png(png.with_name(f"{png.stem}_color.png"), self.draw(prediction))]
 

@@ -74,16 +74,15 @@ class Panoptic(Task):
     def number(self, labels: np.ndarray) -> np.ndarray:
         """(class, any id) [H, W, 2] -> (class, number) int16 [2, H, W]; segments that share an id across classes part.
 
+        The number of void is 0 whatever its id; where class or id is negative, which means no label at all, it is -1.
         Numbers may exceed `max_instances`: such segments carry no loss, but stay in the truth.
         """
         classes, ids = labels[..., 0].astype(np.int64), labels[..., 1].astype(np.int64)
         if classes.max() >= self.semantics:
             raise DataError(f"panoptic holds class {classes.max()}, but only {self.semantics - 1} classes are declared")
-        # Void is no segment, whatever its id; a negative class or id says that there is no label at all.
-        segments = np.where(classes == 0, 0, classes + ids * self.semantics)
-        segments = np.where((classes < 0) | (ids < 0), -1, segments)
-        if self.config.stuff == "class":
-            segments *= self.is_thing.take(classes, mode="clip")
+        numbered = self.is_thing.take(classes, mode="clip") if self.config.stuff == "class" else classes > 0
+        segments = np.where(numbered, classes + ids * self.semantics, 0)
+        segments[(classes < 0) | (ids < 0)] = -1
         return np.stack([classes, order_segments(segments, self.config.id_order)], dtype=np.int16, casting="unsafe")
 
     def encode_targets(self, batch: Batch) -> torch.Tensor:

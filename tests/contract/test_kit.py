@@ -16,6 +16,7 @@ from cynosure.core.records import Codes, Quantized, SampleSettings, Shapes
 from cynosure.errors import CynosureError
 from cynosure.host import Host, load_host
 from cynosure.testing import check_component
+from cynosure_plugins.priors.autoregressive import Autoregressive
 
 
 class Rounding(Quantizer):
@@ -126,6 +127,13 @@ class Careless(Prior):
         return Codes(torch.randint(self.spec.vocab_size, size), self.spec)
 
 
+class Displaced(Autoregressive):  # type: ignore[misc]
+    """Is trained with its tokens one place later than it samples them."""
+
+    def logits(self, inputs: Mapping[str, Any], tokens: torch.Tensor, task: str) -> torch.Tensor:
+        return super().logits(inputs, tokens.roll(1, dims=1), task)
+
+
 class LastBatch(SumMetric):
     """Keeps only what came last."""
 
@@ -158,6 +166,7 @@ def host() -> Host:
         host.components.add("base", cls.__name__, cls, "test")
     host.components.add("encoder", "Nosy", Nosy, "test")
     host.components.add("prior", "Careless", Careless, "test")
+    host.components.add("prior", "Displaced", Displaced, "test")
     host.components.add("metric", "depth_error", LastBatch, "test")
     return host
 
@@ -178,8 +187,15 @@ BROKEN = [
     (
         "prior",
         "Careless",
-        {"seeds_decide", "rows_are_independent", "known_codes_are_kept", "temperature_zero_is_greedy"},
+        {
+            "seeds_decide",
+            "rows_are_independent",
+            "known_codes_are_kept",
+            "temperature_zero_is_greedy",
+            "takes_or_refuses_several_segments",
+        },
     ),
+    ("prior", "Displaced", {"greedy_samples_follow_the_logits"}),
     ("metric", "depth_error", {"batches_add_up"}),
 ]
 

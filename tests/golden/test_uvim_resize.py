@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from cynosure.core.resize import resize_linear, sincos_positions, zoom_positions
+from cynosure.core.resize import resize_linear, zoom_positions
 from cynosure.data.augment import resize_nearest
 
 Arrays = dict[str, np.ndarray]
@@ -34,15 +34,6 @@ def test_position_tables_move_to_another_grid_corner_aligned(ops: Arrays) -> Non
         old, new = isqrt(table.shape[1]), isqrt(wanted.shape[1])
         grid = table.unflatten(1, (old, old))
         torch.testing.assert_close(zoom_positions(grid, (new, new)).flatten(1, 2), wanted, atol=2e-5, rtol=1e-5)
-
-
-def test_sine_cosine_positions(ops: Arrays) -> None:
-    names = [name for name in ops if name.startswith("sincos2d/")]
-    assert names, "no sincos2d case among the reference arrays"
-    for name in names:
-        rows, columns, dim = map(int, name.split("/")[1].split("x"))
-        wanted = torch.from_numpy(ops[name])
-        torch.testing.assert_close(sincos_positions((rows, columns), dim), wanted, atol=2e-5, rtol=1e-5)
 
 
 def test_nearest_resize_moves_whole_pictures(ops: Arrays) -> None:

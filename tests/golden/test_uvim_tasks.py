@@ -10,7 +10,7 @@ import torch
 
 from cynosure.core.contracts import Task
 from cynosure.core.records import Batch, Prediction
-from cynosure.data.augment import grey, relative_box, resize_image, resize_nearest, to_model
+from cynosure.data.augment import grey, resize_image, resize_nearest, to_model
 from cynosure.data.labels import order_segments
 from cynosure_plugins.metrics.color_error import psnr
 from cynosure_plugins.metrics.depth_error import NAMES, DepthError
@@ -172,7 +172,9 @@ def test_flip_crop_resize_and_renumber(preprocess: Arrays) -> None:
     image, labels = preprocess["panoptic/image_u8"], preprocess["panoptic/labels_raw"]
     for name, step in (("noflip", 1), ("flip", -1)):
         expected_image, expected = preprocess[f"crop/{name}/image_32"], preprocess[f"crop/{name}/labels_32"]
-        box = relative_box(*preprocess["crop/box_begin_size"], image.shape[:2])
+        # The box is given in shares of the picture; UViM cuts it to whole pixels.
+        (top, left), (rows, columns) = (preprocess["crop/box_begin_size"] * image.shape[:2]).astype(int)
+        box = slice(top, top + rows), slice(left, left + columns)
         size = expected.shape[:2]
         assert_same_picture(resize_image(image[:, ::step][box], size, "uvim"), expected_image, name)
         cropped = resize_nearest(labels[:, ::step][box], size)

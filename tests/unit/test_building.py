@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -26,9 +27,25 @@ def test_a_base_refuses_codes_that_stand_nowhere(name: str) -> None:
         load_host().components.build("base", {"name": name}, SHAPES)
 
 
-def test_an_empty_code_grid_is_a_mistake_in_the_recipe() -> None:
-    with pytest.raises(ConfigError, match="code_grid"):
-        load_host().components.config("tokenizer", {"name": "vit_oracle", "code_grid": [0, 4]})
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        ("tokenizer", {"name": "vit_oracle", "code_grid": [0, 4]}),
+        ("base", {"name": "hybrid", "stem": [0, 16]}),
+        ("encoder", {"name": "hybrid", "stem": [16, 6]}),
+    ],
+)
+def test_sizes_that_cannot_be_are_mistakes_in_the_recipe(kind: str, options: dict[str, Any]) -> None:
+    """They would end in a division by zero, or in a message of a layer that the user has never heard of."""
+    with pytest.raises(ConfigError, match=r"code_grid|stem"):
+        load_host().components.config(kind, options)
+
+
+def test_labels_are_not_smoothed_over_codes_that_a_segment_lacks() -> None:
+    spec = CodeSpec((Segment("scene", 2, 1, 4), Segment("image", 4, 1, 8)), None)
+    with pytest.raises(ValueError, match="label_smoothing"):
+        options = {"name": "autoregressive", "dim": 8, "depth": 1, "heads": 2, "label_smoothing": 0.1}
+        load_host().components.build("prior", options, replace(SHAPES, spec=spec), None)
 
 
 def test_loading_a_run_needs_no_pretrained_weights(tmp_path: Path) -> None:
@@ -42,9 +59,11 @@ def test_loading_a_run_needs_no_pretrained_weights(tmp_path: Path) -> None:
         build("encoder", options, shapes)
 
 
-def test_an_untrained_prior_does_not_answer(tmp_path: Path) -> None:
-    """A run that stopped in stage `codes` would otherwise predict from noise without a word."""
-    save_run(open_session(tmp_path), tmp_path / "run", stage="codes", step="10")
+@pytest.mark.parametrize(("stage", "sets"), [("codes", []), ("prior", ["train.prior.steps=0"])])
+def test_an_untrained_prior_does_not_answer(tmp_path: Path, stage: str, sets: list[str]) -> None:
+    """A run that stopped before stage `prior`, or left it out, would otherwise predict from noise without a word."""
+    step = "0" if sets else "10"
+    save_run(open_session(tmp_path, *sets), tmp_path / "run", stage=stage, step=step)
     predictor = load(tmp_path / "run")
     picture = np.zeros((20, 20, 3), np.uint8)
     with pytest.raises(CynosureError, match="no trained prior"):

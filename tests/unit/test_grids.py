@@ -109,6 +109,15 @@ def test_fewer_rows_than_wanted_are_shown_once(session, drawn):
         evaluation_grid(make_predictor(session), "depth", [])
 
 
+def test_pictures_are_those_that_plugins_draw(session, drawn, monkeypatch):
+    """A plugin with its own colours for depth must find them in every sheet."""
+    predictor = make_predictor(session)
+    monkeypatch.setattr(predictor.host, "render", lambda prediction: plain(BLUE))
+    evaluation_grid(predictor, "depth", session.rows("depth", "test"), count=1)
+    pictures = dict(zip(drawn["headers"], drawn["rows"][0], strict=True))
+    assert all((pictures[name] == BLUE).all() for name in ("oracle codes", "prior codes", "no codes", "truth"))
+
+
 def test_photographs_keep_their_size_through_every_task(session, drawn):
     photos = [("wide", plain(RED, (20, 60))), ("high", plain(BLUE, (50, 10)))]
     photograph_grid(make_predictor(session), photos)

@@ -78,10 +78,13 @@ def test_one_source_gives_one_prediction_and_lists_give_lists(predictor):
     assert predictor.predict([], "depth") == []
 
 
-def test_transparency_travels_with_the_answer(predictor):
-    image = np.dstack([photo(), np.full((24, 30), 77, np.uint8)])
-    assert (predictor.predict(image, "colorization").meta["alpha"] == 77).all()
-    assert "alpha" not in predictor.predict(photo(), "colorization").meta
+def test_transparency_travels_with_the_answer_into_its_file(predictor, tmp_path):
+    alpha = np.arange(24 * 30, dtype=np.uint8).reshape(24, 30)
+    answers = predictor.predict([np.dstack([photo(), alpha]), photo()], "colorization")
+    clear, opaque = (Image.open(a.save(tmp_path / f"{i}.png")[0]) for i, a in enumerate(answers))
+    assert (clear.mode, opaque.mode) == ("RGBA", "RGB")
+    assert np.array_equal(np.asarray(clear)[..., 3], alpha)
+    assert np.array_equal(np.asarray(clear)[..., :3], np.asarray(opaque)), "transparency changed the colours"
 
 
 def test_a_text_task_takes_strings():

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from cynosure.core.records import Batch, Prediction
-from cynosure.data.augment import luma
+from cynosure.data.augment import luma, to_pixels
 from cynosure.data.loading import collate
 from cynosure_tasks.colorization import Colorization
 
@@ -82,6 +82,11 @@ def test_restoring_keeps_the_predicted_hue() -> None:
     red = np.full((8, 8, 3), (200, 60, 60), dtype=np.uint8)
     restored = task.restore(Prediction(task, {"rgb": red}), np.full((20, 20, 3), 120, dtype=np.uint8)).values["rgb"]
     assert (restored[..., 0] > restored[..., 1] + 80).all() and (restored[..., 1] == restored[..., 2]).all()
+
+
+@pytest.mark.filterwarnings("error")
+def test_outputs_that_are_no_number_are_black() -> None:
+    assert not to_pixels(np.full((3, 2, 2), np.nan, dtype=np.float32)).any()
 
 
 def test_saved_picture_is_the_prediction(tmp_path: Path) -> None:

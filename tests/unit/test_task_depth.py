@@ -118,6 +118,13 @@ def test_saved_depth_is_in_millimetres(tmp_path: Path) -> None:
     assert np.asarray(Image.open(preview)).shape == (2, 2, 3)
 
 
+@pytest.mark.filterwarnings("error")
+def test_depth_that_is_no_number_is_saved_as_missing(tmp_path: Path) -> None:
+    """A model that has diverged still writes its files, without undefined pixels."""
+    png, _ = Prediction(depth_task(), {"depth": np.array([[np.nan, 1.0]], dtype=np.float32)}).save(tmp_path / "a.png")
+    np.testing.assert_array_equal(np.asarray(Image.open(png)), [[0, 1000]])
+
+
 def test_near_is_warm_far_is_blue_missing_is_dark() -> None:
     task = depth_task()
     near, far, missing = Prediction(task, {"depth": np.array([[0.8, 9.0, 0.0]])}).image()[0].astype(int)

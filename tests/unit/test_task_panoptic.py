@@ -256,9 +256,9 @@ def test_predictions_are_a_data_set_that_the_coco_reader_reads(tmp_path):
     assert len(np.unique(row[..., 1])) == 3, "the sky and two cars"
 
 
-def test_void_is_no_segment_and_negative_labels_are_none():
-    """Facts of UViM's preprocessing: void stays (0, 0) whatever id it came with; a negative class or id has no loss."""
-    task = Panoptic(Panoptic.Config(classes=(("sky", False), ("car", True)), max_instances=4), (1, 4))
-    labels = np.array([[[0, 9], [-1, 3], [2, -1], [2, 5]]])
-    number = task.number(labels)[1]
-    assert number.tolist() == [[0, -1, -1, 1]]
+@pytest.mark.parametrize(("stuff", "sky"), [("number", 1), ("class", 0)])
+def test_void_is_no_segment_and_negative_labels_are_none(stuff: str, sky: int) -> None:
+    """As UViM prepares its data: void stays (0, 0) whatever its id; a negative class or id is outside of the loss."""
+    task = Panoptic(Panoptic.Config(classes=(("sky", False), ("car", True)), max_instances=4, stuff=stuff), (1, 6))
+    labels = np.array([[[0, 9], [-1, 3], [2, -1], [1, -1], [1, 0], [2, 5]]])
+    assert task.number(labels)[1].tolist() == [[0, -1, -1, -1, sky, sky + 1]]

@@ -31,20 +31,6 @@ def zoom_positions(grid: torch.Tensor, size: Size) -> torch.Tensor:
     return _separable(grid, size, _corner_aligned)
 
 
-def sincos_positions(size: Size, dim: int, temperature: float = 10_000.0) -> torch.Tensor:
-    """Fixed 2-d sine-cosine position embeddings [1, H·W, dim], row-major (Beyer et al. 2022, plain ViT baselines).
-
-    The four quarters of `dim` are sin x, cos x, sin y, cos y. Raises ValueError unless `dim` is 8, 12, 16, ...
-    """
-    if dim % 4 or dim < 8:
-        raise ValueError(f"sine-cosine positions need a width that is a multiple of 4 and at least 8, not {dim}")
-    quarter = dim // 4
-    frequency = temperature ** -(torch.arange(quarter, dtype=torch.float64) / (quarter - 1))
-    rows, columns = torch.meshgrid(*(torch.arange(n, dtype=torch.float64) for n in size), indexing="ij")
-    x, y = (axis.reshape(-1, 1) * frequency for axis in (columns, rows))
-    return torch.cat([x.sin(), x.cos(), y.sin(), y.cos()], dim=1).float()[None]
-
-
 def _separable(grid: torch.Tensor, size: Size, kernel: Callable[[int, int], np.ndarray]) -> torch.Tensor:
     batch, rows, columns, dim = grid.shape
     if (rows, columns) == tuple(size):

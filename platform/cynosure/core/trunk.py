@@ -7,10 +7,10 @@ Shapes: B batch, N tokens, d width, H W pixels.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Annotated, Any
 
 import torch
-from pydantic import Field, PositiveInt
+from pydantic import Field
 from torch import nn
 from torch.nn import functional as F
 
@@ -18,6 +18,9 @@ from cynosure.core.blocks import Transformer, channels_last, positions, to_grid,
 from cynosure.core.contracts import PartConfig
 
 STRIDE = 8
+GROUPS = 4
+"""In how many groups the stem normalises its channels."""
+Channels = Annotated[int, Field(ge=GROUPS, multiple_of=GROUPS)]
 
 
 class TrunkConfig(PartConfig):
@@ -27,7 +30,7 @@ class TrunkConfig(PartConfig):
     depth: int = Field(3, ge=0, description="transformer blocks on the 1/8 grid")
     heads: int = Field(4, ge=1)
     mlp_dim: int = Field(512, ge=1)
-    stem: tuple[PositiveInt, PositiveInt] = Field((32, 64), description="channels at 1/2 and 1/4 of the image")
+    stem: tuple[Channels, Channels] = Field((32, 64), description="channels at 1/2 and 1/4 of the image")
 
 
 class HybridTrunk(nn.Module):
@@ -40,8 +43,8 @@ class HybridTrunk(nn.Module):
         self.stem_half = nn.Conv2d(12, half, 3, padding=1)
         self.stem_quarter = nn.Conv2d(half, quarter, 3, stride=2, padding=1)
         self.stem_tokens = nn.Conv2d(quarter, config.dim, 3, stride=2, padding=1)
-        self.norm_half = nn.GroupNorm(4, half)
-        self.norm_quarter = nn.GroupNorm(4, quarter)
+        self.norm_half = nn.GroupNorm(GROUPS, half)
+        self.norm_quarter = nn.GroupNorm(GROUPS, quarter)
         self.positions = positions(self.grid[0] * self.grid[1], config.dim)
         self.tasks = nn.ParameterDict({t: nn.Parameter(torch.zeros(config.dim)) for t in tasks})
         self.transformer = Transformer(config.dim, config.depth, config.heads, config.mlp_dim)

@@ -89,13 +89,6 @@ def inception_box(
     return slice(0, height), slice(0, width)
 
 
-def relative_box(begin: np.ndarray, extent: np.ndarray, size: tuple[int, int]) -> tuple[slice, slice]:
-    """A crop given as shares of the picture, (y, x) each, in pixels cut to whole numbers as UViM does."""
-    top, left = (np.asarray(begin) * size).astype(int)
-    rows, columns = (np.asarray(extent) * size).astype(int)
-    return slice(top, top + rows), slice(left, left + columns)
-
-
 def resize_image(
     image: np.ndarray, size: tuple[int, int], method: Resize = "antialias", box: Box | None = None
 ) -> np.ndarray:
@@ -139,8 +132,8 @@ def to_model(image: np.ndarray) -> np.ndarray:
 
 
 def to_pixels(image: np.ndarray) -> np.ndarray:
-    """float [3, H, W] in [-1, 1] -> uint8 [H, W, 3], the inverse of `to_model`; values outside are clipped."""
-    return np.clip(np.rint((image.transpose(1, 2, 0) + 1) * 127.5), 0, 255).astype(np.uint8)
+    """float [3, H, W] in [-1, 1] -> uint8 [H, W, 3], the inverse of `to_model`; values outside are clipped, NaN is 0."""
+    return np.nan_to_num(np.clip(np.rint((image.transpose(1, 2, 0) + 1) * 127.5), 0, 255), nan=0).astype(np.uint8)
 
 
 def luma(image: np.ndarray) -> np.ndarray:

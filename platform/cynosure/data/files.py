@@ -31,7 +31,7 @@ def png_path(path: Path) -> Path:
 
 
 def write_png(path: Path, image: np.ndarray) -> Path:
-    """Write uint8 [H, W, 3], uint8 [H, W] or uint16 [H, W] to `png_path(path)`; missing folders are made."""
+    """Write uint8 [H, W], [H, W, 3] or [H, W, 4] (RGBA), or uint16 [H, W], to `png_path(path)`; missing folders are made."""
     path = png_path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(np.ascontiguousarray(image)).save(path)
@@ -54,6 +54,7 @@ def write_coco_panoptic(
 
     `labels` holds the class id of every segment, `classes` the (name, is thing) of class ids 1, 2, ...; `category_ids`
     are the dataset's own ids of those classes, the class ids where empty. Boxes are x, y, width, height in pixels.
+    The JSON is a whole COCO panoptic document, of this one picture.
     """
     infos = []
     for segment, label in enumerate(labels, start=1):

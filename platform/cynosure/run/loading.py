@@ -49,8 +49,8 @@ def load(
         model = build_model(recipe, host)
     load_state(model, tensors, file)
     model.set_stage(None)
-    if model.prior is not None and told.get("stage") == "codes":
-        model.prior = None  # it has not been trained: better no answer than one at random
+    if not _prior_trained(told, recipe):
+        model.prior = None  # better no answer than one at random
     return Predictor(model.to(device or ("cuda" if torch.cuda.is_available() else "cpu")), recipe, host)
 
 
@@ -62,6 +62,16 @@ def _recipe(told: Mapping[str, str], file: Path) -> Recipe:
         return Recipe.model_validate(parse_yaml(told["recipe"], str(file)).data)
     except (KeyError, ValueError) as error:
         raise CheckpointError(f"the recipe inside {file} cannot be read by this version: {error}") from error
+
+
+def _prior_trained(told: Mapping[str, str], recipe: Recipe) -> bool:
+    """Whether the prior had learnt anything when the file was written; one that does not say so is a whole model."""
+    stage, stages = told.get("stage"), recipe.train.stages
+    if stage not in stages:
+        return True
+    if stage == "prior":
+        return told.get("step") != "0"
+    return "prior" in stages[: stages.index(stage)] and recipe.train.prior.steps > 0
 
 
 def _parts(recipe: Recipe) -> Iterator[tuple[str, str]]:

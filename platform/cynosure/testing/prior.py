@@ -19,6 +19,7 @@ from cynosure.testing.samples import (
     require_gradients,
     require_state_round_trip,
     shapes,
+    two_segments,
 )
 
 SEEDS = torch.tensor([3, 14, 15, 92])
@@ -39,9 +40,11 @@ def _loosened(subject: Subject) -> Any:
 
 def _codes(of: Shapes) -> Codes:
     assert of.spec is not None
-    size = (ROWS, of.spec.length, of.spec.depth)
-    ids = torch.randint(of.spec.vocab_size, size, generator=torch.Generator().manual_seed(0))
-    return Codes(ids, of.spec)
+    generator = torch.Generator().manual_seed(0)
+    parts = [
+        torch.randint(s.vocab_size, (ROWS, s.length, of.spec.depth), generator=generator) for s in of.spec.segments
+    ]
+    return Codes(torch.cat(parts, dim=1), of.spec)
 
 
 def _loss(prior: Any, task: str, of: Shapes, seed: int = 0) -> torch.Tensor:
@@ -119,6 +122,33 @@ def temperature_zero_is_greedy(subject: Subject) -> None:
     for task in CHANNELS:
         first, other = (prior.sample(inputs(), task, GREEDY, seeds).ids for seeds in (SEEDS, SEEDS + 1))
         assert torch.equal(first, other), "temperature 0 must not depend on the seed"
+
+
+@check("prior")
+def greedy_samples_follow_the_logits(subject: Subject) -> None:
+    """Of priors with `logits(inputs, tokens, task)`, teacher-forced [B, L*D, K]: caches must not change the model."""
+    prior = _loosened(subject)
+    if hasattr(prior, "logits"):
+        for task in CHANNELS:
+            tokens = prior.sample(inputs(), task, GREEDY, SEEDS).ids.flatten(1)
+            logits = prior.logits(inputs(), tokens, task).detach()
+            lost = logits.max(-1).values - logits.gather(-1, tokens[..., None])[..., 0]
+            position = int(lost.max(0).values.argmax())
+            assert float(lost.max()) < 1e-4, f"at temperature 0 code {position} is not the likeliest after those before"
+
+
+@check("prior")
+def takes_or_refuses_several_segments(subject: Subject) -> None:
+    of = two_segments()
+    try:
+        prior = _build(subject, of=of)
+    except (CynosureError, ValueError):
+        return
+    loosen(prior).eval()
+    for task in CHANNELS:
+        assert bool(_loss(prior, task, of).isfinite()), "the loss of codes in two segments is not finite"
+        ids = prior.sample(inputs(), task, SampleSettings(temperature=3.0), SEEDS).ids
+        assert int(ids[:, :2].max()) < 4, f"ids {ids[:, :2].flatten().tolist()} leave the 4 codes of their segment"
 
 
 @check("prior")

@@ -30,6 +30,12 @@ def shapes(depth: int = 1) -> Shapes:
     return Shapes(IMAGE_SIZE, CHANNELS, spec, CODE_DIM)
 
 
+def two_segments() -> Shapes:
+    """The same with two positions of 4 codes before those of 16."""
+    spec = CodeSpec((Segment("scene", 2, 1, 4), Segment("codes", 4, 1, 16)), grid=(2, 2))
+    return Shapes(IMAGE_SIZE, CHANNELS, spec, CODE_DIM)
+
+
 def without_codes() -> Shapes:
     """The same before there is a tokenizer."""
     return Shapes(IMAGE_SIZE, CHANNELS)

@@ -179,6 +179,15 @@ def answers_can_be_drawn(subject: Subject) -> None:
 
 
 @check("task")
+def nan_is_an_answer_too(subject: Subject) -> None:
+    """A model that has diverged is evaluated and drawn to the end, so that one can see it."""
+    task = build(subject)
+    for prediction in task.decode(torch.full_like(_zeros(task), torch.nan), batch_of(task)):
+        picture = prediction.image()
+        assert picture.dtype == np.uint8, f"of NaN draw must give uint8 [H, W, 3], not {picture.dtype}"
+
+
+@check("task")
 def answers_return_to_the_picture_s_size(subject: Subject) -> None:
     task = build(subject)
     for seed, size in enumerate(SIZES):

@@ -11,7 +11,7 @@ from cynosure import hookimpl
 
 @hookimpl
 def cynosure_build_optimizer(run: Any) -> torch.optim.Optimizer | None:
-    """Answers for stages with `optimizer: adamw`. Norms, biases and other vectors do not decay."""
+    """Answers for stages with `optimizer: adamw`. Vectors (norms, biases, tokens) do not decay; all else does."""
     settings = run.settings
     if settings.optimizer != "adamw":
         return None

@@ -24,6 +24,8 @@ class Autoregressive(Prior):
 
     Each task has its own start token, and a token of its own that decoder positions attend to beside the image.
     Codes of depth D > 1 are written position by position, depth first; every position keeps to its segment's K.
+
+    Raises ValueError for label smoothing where segments differ in K.
     """
 
     class Config(PartConfig):
@@ -54,6 +56,11 @@ class Autoregressive(Prior):
         outside = torch.arange(self.spec.vocab_size) >= sizes[:, None]
         self.outside: torch.Tensor | None
         self.register_buffer("outside", outside if outside.any() else None, persistent=False)
+        if self.outside is not None and config.label_smoothing:
+            raise ValueError(
+                "prior autoregressive: label_smoothing would spread over codes that a segment does not have; set it to "
+                "0 for a tokenizer whose segments differ in vocabulary"
+            )
 
     def loss(self, inputs: Mapping[str, Any], codes: Codes, task: str) -> dict[str, torch.Tensor]:
         tokens = codes.ids.flatten(1)
