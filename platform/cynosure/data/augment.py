@@ -132,7 +132,7 @@ def to_model(image: np.ndarray) -> np.ndarray:
 
 
 def to_pixels(image: np.ndarray) -> np.ndarray:
-    """float [3, H, W] in [-1, 1] -> uint8 [H, W, 3], the inverse of `to_model`; values outside are clipped, NaN is 0."""
+    """float [3, H, W] in [-1, 1] -> uint8 [H, W, 3], inverse to `to_model`; values outside are clipped, NaN is 0."""
     return np.nan_to_num(np.clip(np.rint((image.transpose(1, 2, 0) + 1) * 127.5), 0, 255), nan=0).astype(np.uint8)
 
 

@@ -31,7 +31,7 @@ def png_path(path: Path) -> Path:
 
 
 def write_png(path: Path, image: np.ndarray) -> Path:
-    """Write uint8 [H, W], [H, W, 3] or [H, W, 4] (RGBA), or uint16 [H, W], to `png_path(path)`; missing folders are made."""
+    """Write uint8 [H, W, 3], [H, W, 4] (RGBA) or [H, W], or uint16 [H, W], to `png_path(path)`; folders are made."""
     path = png_path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(np.ascontiguousarray(image)).save(path)

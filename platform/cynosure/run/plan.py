@@ -75,7 +75,13 @@ class Speed:
         with tempfile.TemporaryDirectory() as folder:
             self.run = Run(session, model, Path(folder), accelerator, Progress())
         self.data = [
-            TaskData(model.tasks[key], session.rows(key, "train"), task.batch_size, seed=0)
+            TaskData(
+                model.tasks[key],
+                session.rows(key, "train"),
+                task.batch_size,
+                seed=0,
+                transforms=session.host.transforms(model.tasks[key], "train"),
+            )
             for key, task in session.recipe.tasks.items()
         ]
         self.steps = {stage: self._stage(stage) for stage in session.recipe.train.stages}

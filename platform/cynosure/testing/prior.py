@@ -128,7 +128,7 @@ def temperature_zero_is_greedy(subject: Subject) -> None:
 def greedy_samples_follow_the_logits(subject: Subject) -> None:
     """Of priors with `logits(inputs, tokens, task)`, teacher-forced [B, L*D, K]: caches must not change the model."""
     prior = _loosened(subject)
-    if hasattr(prior, "logits"):
+    if callable(getattr(prior, "logits", None)):
         for task in CHANNELS:
             tokens = prior.sample(inputs(), task, GREEDY, SEEDS).ids.flatten(1)
             logits = prior.logits(inputs(), tokens, task).detach()

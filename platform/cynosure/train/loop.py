@@ -15,6 +15,7 @@ from torch import nn
 
 from cynosure.build import Session, build_model
 from cynosure.core.guided import GuidedModel, Stage
+from cynosure.core.initial import initial_weights
 from cynosure.core.records import Batch, StepOutput
 from cynosure.data.loading import TaskData, micro_batches
 from cynosure.errors import TrainingError, unknown
@@ -89,7 +90,7 @@ def train(
     """
     if not resume and saving.has_progress(directory):
         raise TrainingError(f"{directory} already holds a run: add --resume to go on, or give another --output.")
-    run = _start(session, directory, progress or Progress())
+    run = _start(session, directory, resume, progress or Progress())
     error: BaseException | None = None
     try:
         check_data(run)
@@ -113,10 +114,11 @@ def train(
     return run
 
 
-def _start(session: Session, directory: Path, progress: Progress) -> Run:
+def _start(session: Session, directory: Path, resume: bool, progress: Progress) -> Run:
     accelerator = make_accelerator(session.recipe, directory)
     directory.mkdir(parents=True, exist_ok=True)
-    model = build_model(session.recipe, session.host).to(accelerator.device)
+    with initial_weights(not (resume and saving.newest(directory))):
+        model = build_model(session.recipe, session.host).to(accelerator.device)
     return Run(session, model, directory, accelerator, progress if accelerator.is_main_process else Progress())
 
 
