@@ -103,7 +103,8 @@ def cynosure_training_step(run: Any, batch: Batch) -> StepOutput | None:
 
     run: the training run.
     batch: one micro-batch of one task, on the run's device.
-    Return a StepOutput whose loss will be differentiated, or None for the model's own forward pass.
+    Return a StepOutput whose loss will be differentiated, or None for the model's own forward pass, which
+        `run.forward(batch)` gives: start from it, so that processes share their gradients.
     """
 
 
