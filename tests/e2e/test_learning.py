@@ -15,7 +15,7 @@ image_size=32 data.scenes.size=32 data.scenes.train=512 data.scenes.validation=1
 train.codes.steps=150 train.prior.steps=60 train.prior.views=1 train.refit.steps=40 train.refit.examples=128
 model.tokenizer.code_grid=[2,2] model.tokenizer.quantizer.vocab_size=32 model.tokenizer.quantizer.min_count=1
 model.tokenizer.quantizer.warmup_steps=30
-""".split()
+"""
 
 
 def run(*arguments: str) -> None:
@@ -32,7 +32,7 @@ def depth(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setenv("CYNOSURE_CACHE", str(folder / "cache"))
-        run("train", "depth/tiny", "-o", "run", *[f"--set={each}" for each in SETS])
+        run("train", "depth/tiny", "-o", "run", *[f"--set={each}" for each in SETS.split()])
         run("eval", "run", "--split", "test", "--json", "found.json")
     found: dict[str, Any] = json.loads(Path(folder / "found.json").read_text())["tasks"]["depth"]
     return found
