@@ -21,7 +21,7 @@ from cynosure.progress import Progress
 from cynosure.run.evaluate import evaluate
 from cynosure.train.loop import Run
 
-TIMED = 8
+TIMED = 16
 """Repetitions of which the median counts."""
 EVALUATED = 32
 BATCH = 64
