@@ -22,7 +22,7 @@ from cynosure.run.plan import plan
 from cynosure.run.predictor import Predictor
 from cynosure.run.report import Report
 from cynosure.run.seeds import row_seeds
-from cynosure.train.checkpoint import write_whole
+from cynosure.train.checkpoint import write_text
 from cynosure.train.loop import train
 from cynosure.train.saving import RECIPE as RECIPE_FILE
 from cynosure.train.saving import has_progress
@@ -97,12 +97,8 @@ def report(session: Session, directory: Path, progress: Progress) -> tuple[Repor
             draw().save(folder / f"{name}.png")
             bar.advance()
     # Written last and whole: a folder with this file holds a finished demo.
-    write_whole(directory / METRICS, lambda path: _write_text(path, found.to_json()))
+    write_text(directory / METRICS, found.to_json())
     return found, [directory / METRICS, *(folder / f"{name}.png" for name in pictures)]
-
-
-def _write_text(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")
 
 
 def overview(predictor: Predictor, session: Session) -> Image:

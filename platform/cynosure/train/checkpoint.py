@@ -47,6 +47,15 @@ def write_whole(path: Path, write: Callable[[Path], None]) -> None:
         raise
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write a text file whole or not at all."""
+    write_whole(path, lambda temporary: _write_utf8(temporary, text))
+
+
+def _write_utf8(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")
+
+
 def remove_parts(directory: Path) -> None:
     """Remove what writes that were killed have left in a run's folder."""
     for part in [*directory.glob(f".*{PART}"), *directory.glob(f"*/.*{PART}")]:
@@ -137,10 +146,11 @@ def _differences(own: Mapping[str, torch.Tensor], given: Mapping[str, torch.Tens
         ("left over", [k for k in given if k not in own]),
         ("wrong shape", wrong),
     )
-    return [f"{len(names)} {what} ({_some(names)})" for what, names in groups if names]
+    return [f"{len(names)} {what} ({some(names)})" for what, names in groups if names]
 
 
-def _some(names: list[str], most: int = 4) -> str:
+def some(names: list[str], most: int = 4) -> str:
+    """The first few names, for a message."""
     return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
 
 

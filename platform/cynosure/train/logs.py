@@ -13,7 +13,7 @@ import torch
 
 from cynosure.core.records import Batch, StepOutput
 from cynosure.errors import TrainingError
-from cynosure.train.checkpoint import write_whole
+from cynosure.train.checkpoint import write_text
 
 if TYPE_CHECKING:
     from cynosure.train.loop import Run
@@ -96,8 +96,4 @@ def rewind(path: Path, stages: Sequence[str], stage: str, step: int) -> None:
                 kept.append(line + "\n")
         except (ValueError, KeyError, TypeError):
             continue  # cut short by the kill
-    write_whole(path, lambda temporary: _write(temporary, "".join(kept)))
-
-
-def _write(path: Path, text: str) -> None:
-    path.write_text(text)
+    write_text(path, "".join(kept))

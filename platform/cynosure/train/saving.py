@@ -56,12 +56,7 @@ def prepare_folder(run: Run) -> None:
     if run.main:
         files.remove_parts(run.directory)
         logs.rewind(run.directory / logs.FILE, run.recipe.train.stages, run.stage, run.step)
-        text = run.recipe.to_yaml()
-        files.write_whole(run.directory / RECIPE, lambda path: _write_text(path, text))
-
-
-def _write_text(path: Path, text: str) -> None:
-    path.write_text(text)
+        files.write_text(run.directory / RECIPE, run.recipe.to_yaml())
 
 
 def save_step(run: Run, optimizer: torch.optim.Optimizer, average: Average | None, told: dict[str, Any]) -> None:
@@ -96,7 +91,7 @@ def _save(run: Run, write: Any, more: dict[str, Any]) -> None:
         def write_all(folder: Path) -> None:
             folder.mkdir()
             write(folder)
-            _write_text(folder / files.STATE, json.dumps(state))
+            (folder / files.STATE).write_text(json.dumps(state), encoding="utf-8")
 
         files.write_whole(path, write_all)
         files.prune(run.directory, run.recipe.train.keep)
@@ -136,13 +131,10 @@ def _check_recipe(run: Run, told: dict[str, str], path: Path) -> None:
     changed = differences(told.get("recipe", "{}"), run.recipe)
     if changed:
         raise CheckpointError(
-            f"{path} was made with another recipe ({_some(changed)} differ): resume with {run.directory / RECIPE}, "
+            f"{path} was made with another recipe ({files.some(changed, 6)} differ): "
+            f"resume with {run.directory / RECIPE}, "
             "or give another --output."
         )
-
-
-def _some(names: list[str], most: int = 6) -> str:
-    return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
 
 
 def restore_step(run: Run, optimizer: torch.optim.Optimizer, average: Average | None) -> dict[str, Any]:
