@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from cynosure.core.contracts import Dataset, Task
 from cynosure.core.guided import GuidedModel
 from cynosure.core.records import Shapes
-from cynosure.errors import ConfigError, CynosureError, Problem
+from cynosure.errors import ConfigError, CynosureError, DataError, Problem
 
 if TYPE_CHECKING:
     from cynosure.config.recipe import Recipe
@@ -25,8 +25,15 @@ def complete(recipe: Recipe, datasets: Mapping[str, Dataset], host: Host) -> Rec
     """The recipe with what tasks take from their datasets (such as class names) filled in."""
     options = {}
     for key, task in recipe.tasks.items():
+        if task.data not in datasets:
+            continue  # in a dry run without the data
         kind = host.components.get("task", task.name)
-        info = datasets[task.data].info
+        try:
+            info = datasets[task.data].info
+        except DataError:
+            if task.weight:
+                raise
+            continue  # what a task has learnt from may be gone
         missing = [f for f in kind.fields if f not in info.fields]
         if missing:
             raise CynosureError(

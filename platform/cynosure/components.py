@@ -8,7 +8,7 @@ from typing import Any
 
 from cynosure.errors import ConfigError, CynosureError, PluginError, unknown
 
-KINDS = ("task", "tokenizer", "quantizer", "base", "encoder", "prior", "dataset", "metric", "importer")
+KINDS = ("task", "tokenizer", "quantizer", "base", "encoder", "prior", "dataset", "metric", "protocol", "importer")
 
 PARTS_OF = {"tokenizer": {"quantizer": "quantizer"}, "prior": {"encoder": "encoder"}}
 """Kind -> options that describe another component (option name -> its kind) and are built apart."""
@@ -128,6 +128,9 @@ class Register:
 
     def metric(self, name: str, cls: type) -> None:
         self._add("metric", name, cls)
+
+    def protocol(self, name: str, cls: type) -> None:
+        self._add("protocol", name, cls)
 
     def importer(self, name: str, cls: type) -> None:
         self._add("importer", name, cls)

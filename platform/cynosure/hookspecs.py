@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from cynosure.core.contracts import Task
     from cynosure.core.guided import GuidedModel
     from cynosure.core.records import Batch, Example, Prediction, StepOutput
+    from cynosure.data.loading import TaskData
+    from cynosure.data.mixing import Mixture
 
 HOOK_API = 1
 """Version of the hooks below, whose arguments are only ever added. A plugin may declare the number it needs."""
@@ -93,6 +95,17 @@ def cynosure_train_start(run: Any) -> None:
     """Fires once when training starts (or goes on), after the model and data exist and before the first stage.
 
     run: the training run (its model, recipe, stage, step and folder).
+    Return nothing.
+    """
+
+
+@hookspec
+def cynosure_stage_start(run: Any, data: Mapping[str, TaskData], mixture: Mixture) -> None:
+    """Fires when a stage starts (or goes on), before its first step.
+
+    run: the training run; `run.warn(text)` tells the user a sentence and keeps it in the log.
+    data: the rows that each task trains on in this stage, its batch size and the kept codes.
+    mixture: the order of the tasks; `mixture.shares` are their shares of the micro-batches.
     Return nothing.
     """
 

@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from cynosure.core.contracts import Task
     from cynosure.core.guided import GuidedModel
     from cynosure.core.records import Batch, Example, Prediction, StepOutput
+    from cynosure.data.loading import TaskData
+    from cynosure.data.mixing import Mixture
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,9 @@ class Host:
 
     def train_start(self, run: Any) -> None:
         self._call("cynosure_train_start", run=run)
+
+    def stage_start(self, run: Any, data: Mapping[str, TaskData], mixture: Mixture) -> None:
+        self._call("cynosure_stage_start", run=run, data=data, mixture=mixture)
 
     def training_step(self, run: Any, batch: Batch) -> StepOutput | None:
         return self._call("cynosure_training_step", run=run, batch=batch)

@@ -24,6 +24,9 @@ class Case:
 
 
 VQ = {"name": "vq", "vocab_size": 16, "dim": 8}
+GUMBEL = {"quantizing_twice_changes_nothing": "codes are chosen by a linear layer, not by distance"}
+FSQ = {"quantizing_twice_changes_nothing": "the bound moves a value that is already one of the levels"}
+MULTISCALE = {"quantizing_twice_changes_nothing": "greedy residual codes of a sum need not be its parts"}
 TRANSFORMER = {"dim": 16, "depth": 1, "heads": 2, "mlp_dim": 32}
 TRUNK = {**TRANSFORMER, "stem": (4, 8)}
 VIT = {**TRANSFORMER, "patch": 8}
@@ -35,8 +38,46 @@ CASES: dict[tuple[str, str], list[Case]] = {
         Case({"vocab_size": 16, "dim": 8}),
         Case({"vocab_size": 16, "dim": 8, "update": "ema", "normalize": False, "commitment": 0.25}),
         Case({"vocab_size": 16, "dim": 8, "update": "gradient"}),
+        Case({"vocab_size": 16, "dim": 8, "update": "simvq", "gradient": "rotation", "commitment": 0.25}),
+        Case({"vocab_size": 16, "dim": 8, "update": "gradient", "commitment": 0.25, "legacy_beta": True}),
+        Case({"vocab_size": 16, "dim": 8, "update": "gradient", "entropy": 0.1, "entropy_temperature": 1.0}),
+        Case({"vocab_size": 16, "dim": 8, "update": "ema", "replace": "restart", "min_count": 2.0}),
+        Case(
+            {"vocab_size": 16, "dim": 8, "update": "gradient", "code_dim": 4, "normalize_inputs": True},
+            skip={"quantizing_twice_changes_nothing": "the maps to and from a narrow code are not inverse"},
+        ),
     ],
-    ("tokenizer", "vit_oracle"): [Case(ORACLE)],
+    ("quantizer", "gumbel"): [
+        Case({"vocab_size": 16, "dim": 8}, skip=GUMBEL),
+        Case({"vocab_size": 16, "dim": 8, "straight_through": False, "final_temperature": 0.1}, skip=GUMBEL),
+    ],
+    ("quantizer", "rq"): [
+        Case({"vocab_size": 16, "dim": 8, "depth": 3}),
+        Case({"vocab_size": 16, "dim": 8, "depth": 3, "shared": False, "update": "gradient"}),
+        Case({"vocab_size": 16, "dim": 8, "depth": 3, "update": "totals", "replace": "split"}),
+        Case(
+            {"vocab_size": 16, "dim": 8, "depth": 3, "immediate": True, "depth_dropout": 0.5},
+            skip={
+                "micro_batches_teach_what_one_batch_teaches": "every batch meets the codebook that the last one left"
+            },
+        ),
+    ],
+    ("quantizer", "fsq"): [
+        Case({"levels": (8, 5, 5, 5)}, skip=FSQ),
+        Case({"levels": (8, 8, 5, 4, 2), "groups": 2}),
+    ],
+    ("quantizer", "lfq"): [Case({"bits": 10}), Case({"bits": 18, "groups": 2, "joint_bits": 9})],
+    ("quantizer", "bsq"): [Case({"bits": 10}), Case({"bits": 36, "groups": 5, "commitment": 0.25})],
+    ("quantizer", "multiscale"): [
+        Case({"vocab_size": 16, "dim": 8, "scales": (1, 2, 3)}, skip=MULTISCALE),
+        Case({"vocab_size": 16, "dim": 8, "scales": (1, 2, 4), "update": "ema", "replace": "restart"}, skip=MULTISCALE),
+    ],
+    ("tokenizer", "vit_oracle"): [
+        Case(ORACLE),
+        Case({**ORACLE, "quantizer": {"name": "rq", "vocab_size": 16, "dim": 8, "depth": 3}}),
+        Case({**ORACLE, "quantizer": {"name": "fsq", "levels": (8, 5, 5), "groups": 2}}),
+        Case({**ORACLE, "quantizer": {"name": "multiscale", "vocab_size": 16, "dim": 8, "scales": (1, 2)}}),
+    ],
     ("base", "vit"): [Case(VIT)],
     ("base", "hybrid"): [Case(TRUNK)],
     ("encoder", "vit"): [Case(VIT)],
@@ -47,7 +88,15 @@ CASES: dict[tuple[str, str], list[Case]] = {
         Case({"model": "resnet10t", "frozen": True}),
     ],
     ("encoder", "text"): [Case({**TRANSFORMER, "length": 16})],
-    ("prior", "autoregressive"): [Case(TRANSFORMER), Case({**TRANSFORMER, "encoder": VIT_ENCODER})],
+    ("prior", "autoregressive"): [
+        Case(TRANSFORMER),
+        Case({**TRANSFORMER, "encoder": VIT_ENCODER}),
+        Case(
+            {**TRANSFORMER, "encoder": VIT_ENCODER, "start_code": True},
+            skip={"greedy_samples_follow_the_logits": "its logits are those of the codes + 1"},
+        ),
+        Case({**TRANSFORMER, "encoder": VIT_ENCODER, "task_tokens": False}),
+    ],
     ("task", "panoptic"): [Case({"max_instances": 8}), Case({"max_instances": 8, "stuff": "class"})],
     ("task", "depth"): [Case({"bins": 16}), Case({"encoding": "log"})],
     ("task", "colorization"): [Case(), Case({"encoding": "residual"})],
@@ -57,4 +106,9 @@ CASES: dict[tuple[str, str], list[Case]] = {
     ("metric", "panoptic_quality"): [Case()],
     ("metric", "depth_error"): [Case()],
     ("metric", "color_error"): [Case()],
+    ("metric", "feature_distance"): [Case(tiny_data.colours_by_network)],
+    ("protocol", "coco_panoptic"): [Case(), Case({"min_fraction": 0.01, "merge_stuff": True, "format": "two_channel"})],
+    ("protocol", "nyu_depth"): [Case(), Case({"crop": "eigen"})],
+    ("protocol", "colorization_fid"): [Case(tiny_data.network)],
+    ("importer", "uvim"): [Case()],
 }

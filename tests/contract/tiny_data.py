@@ -18,6 +18,21 @@ def _picture(file: Path, seed: int) -> None:
     Image.fromarray(pixels).save(file)
 
 
+def network(folder: Path) -> dict[str, Any]:
+    """Random weights of a small timm model, as features for distances between sets of pictures."""
+    from safetensors.torch import save_file
+
+    from cynosure.compat import import_timm
+
+    save_file(import_timm().create_model("resnet10t", pretrained=False).state_dict(), folder / "resnet.safetensors")
+    return {"network": str(folder / "resnet.safetensors"), "model": "resnet10t", "subsets": 2, "subset_size": 3}
+
+
+def colours_by_network(folder: Path) -> dict[str, Any]:
+    """The same for a metric, on the answers of colorization."""
+    return {**network(folder), "task": {"name": "colorization"}}
+
+
 def pictures(folder: Path) -> dict[str, Any]:
     """Sixteen pictures in one folder, with captions."""
     lines = []

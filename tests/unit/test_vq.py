@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from cynosure.core.records import Quantized
 from cynosure.errors import CheckpointError, CynosureError, TrainingError
 from cynosure_plugins.quantizers.codebook import nearest, split
 from cynosure_plugins.quantizers.vq import VectorQuantizer
@@ -33,6 +34,13 @@ def clusters(step: int, batch: int = 4, length: int = 8, spread: float = 0.05) -
     return CENTRES[which] + spread * torch.randn(batch, length, 4, generator=rng)
 
 
+def step(part: VectorQuantizer, vectors: torch.Tensor) -> Quantized:
+    """What the quantizer makes of a batch, which it then learns from."""
+    out = part(vectors)
+    part.learn()
+    return out
+
+
 def state(part: VectorQuantizer) -> dict[str, torch.Tensor]:
     return {name: value.clone() for name, value in part.state_dict().items()}
 
@@ -46,8 +54,8 @@ def assert_same(one: dict[str, torch.Tensor], two: dict[str, torch.Tensor]) -> N
 @pytest.mark.parametrize("update", UPDATES)
 def test_codes_give_back_the_vectors(update: str) -> None:
     part = vq(update=update)
-    for step in range(3):
-        part(clusters(step))
+    for number in range(3):
+        step(part, clusters(number))
     out = part.eval()(clusters(9))
     assert out.ids.shape == (4, 8, 1) and out.ids.dtype == torch.int64
     assert torch.equal(part.lookup(out.ids), out.vectors), "what the base sees in training is what ids stand for"
@@ -72,21 +80,22 @@ def test_the_gradient_passes_straight_through() -> None:
 @pytest.mark.parametrize("warmup_steps", [0, 5])
 def test_evaluation_changes_no_state(warmup_steps: int) -> None:
     part = vq(warmup_steps=warmup_steps)
-    part(clusters(0))
+    step(part, clusters(0))
     before = state(part)
-    part.eval()(clusters(1))
+    step(part.eval(), clusters(1))
     assert_same(before, state(part))
 
 
 def train(part: VectorQuantizer, steps: int, spread: float = 0.05) -> torch.Tensor:
     """Trains on the clusters, by gradient where there are losses; the usage of the last batch."""
     optimizer = torch.optim.Adam([*part.parameters(), torch.nn.Parameter(torch.zeros(1))], lr=0.05)
-    for step in range(steps):
-        out = part(clusters(step, batch=8, spread=spread))
+    for number in range(steps):
+        out = part(clusters(number, batch=8, spread=spread))
         if out.losses:
             optimizer.zero_grad()
             torch.stack(list(out.losses.values())).sum().backward()
             optimizer.step()
+        part.learn()
     return out.usage
 
 
@@ -116,7 +125,7 @@ def test_without_min_count_an_unused_codeword_stays_for_ever(update: str) -> Non
     before = part.codewords.detach().clone()
     vectors = CENTRES[:1].view(1, 1, 4)
     for _ in range(60):
-        unused = part(vectors).usage == 0
+        unused = step(part, vectors).usage == 0
     assert unused.sum() == 7
     torch.testing.assert_close(part.codewords.detach()[unused], before[unused])
 
@@ -129,9 +138,9 @@ def test_splitting_stops_when_it_cannot_help() -> None:
 @pytest.mark.parametrize("update", UPDATES)
 def test_warm_up_passes_vectors_and_then_starts_with_all_codes_alive(update: str) -> None:
     part = vq(vocab_size=16, update=update, warmup_steps=6, decay=0.9, commitment=0.5, min_count=0.1)
-    for step in range(6):
-        vectors = clusters(step, spread=0.3)
-        out = part(vectors)
+    for number in range(6):
+        vectors = clusters(number, spread=0.3)
+        out = step(part, vectors)
         torch.testing.assert_close(out.vectors, F.normalize(vectors, dim=-1))
         assert out.ids.min() >= 0 and out.ids.max() < 16
         assert all(loss.item() == 0 for loss in out.losses.values()), "random codewords must not pull"
@@ -146,27 +155,27 @@ def test_warm_up_passes_vectors_and_then_starts_with_all_codes_alive(update: str
 
 def test_a_warm_up_too_short_to_fill_the_codebook_still_gives_a_finite_one() -> None:
     part = vq(vocab_size=64, warmup_steps=1)
-    part(clusters(0, batch=1, length=5))
+    step(part, clusters(0, batch=1, length=5))
     assert part.codewords.isfinite().all()
     torch.testing.assert_close(part.codewords.norm(dim=1), torch.ones(64))
-    part(clusters(1, batch=1, length=5))
+    step(part, clusters(1, batch=1, length=5))
 
 
 def test_a_batch_smaller_than_the_codebook_learns() -> None:
     part = vq(vocab_size=64, decay=0.9)
-    for step in range(40):
-        part(clusters(step, batch=1, length=3))
+    for number in range(40):
+        step(part, clusters(number, batch=1, length=3))
     assert part.codewords.isfinite().all() and (part.counts >= 0.1).all()
 
 
 @pytest.mark.parametrize("update", UPDATES)
 def test_autocast_changes_neither_codes_nor_state(update: str) -> None:
     plain, mixed = vq(update=update), vq(update=update)
-    for step in range(4):
-        vectors = clusters(step).bfloat16()
-        wanted = plain(vectors.float())
+    for number in range(4):
+        vectors = clusters(number).bfloat16()
+        wanted = step(plain, vectors.float())
         with torch.autocast("cpu", torch.bfloat16):
-            found = mixed(vectors)
+            found = step(mixed, vectors)
         assert torch.equal(found.ids, wanted.ids) and torch.equal(found.vectors, wanted.vectors)
     assert_same(state(plain), state(mixed))
 
@@ -176,28 +185,52 @@ def test_a_resumed_run_repeats_the_original(stop: int) -> None:
     """State dict alone, in the middle of the warm-up as well as between splits, makes a run go on bit for bit."""
     options: dict[str, Any] = {"warmup_steps": 6, "decay": 0.5, "min_count": 0.3, "vocab_size": 12}
     part = vq(**options)
-    for step in range(stop):
-        part(clusters(step))
+    for number in range(stop):
+        step(part, clusters(number))
     saved = copy.deepcopy(part.state_dict())
-    for step in range(stop, 20):
-        part(clusters(step))
+    for number in range(stop, 20):
+        step(part, clusters(number))
     again = VectorQuantizer(VectorQuantizer.Config(dim=4, **options))
     again.load_state_dict(saved)
-    for step in range(stop, 20):
-        again(clusters(step))
+    for number in range(stop, 20):
+        step(again, clusters(number))
     assert_same(state(part), state(again))
+
+
+@pytest.mark.parametrize("update", UPDATES)
+@pytest.mark.parametrize("options", [{}, {"warmup_steps": 4}])
+def test_micro_batches_of_a_step_teach_what_one_batch_teaches(update: str, options: dict[str, Any]) -> None:
+    """Bit for bit, through warm-up, k-means and splits; all micro-batches are decided with the same codewords."""
+    options = {"vocab_size": 12, "decay": 0.5, "min_count": 0.3, "update": update, **options}
+    whole, parts = vq(**options), vq(**options)
+    for number in range(12):
+        batch = clusters(number, batch=6)
+        wanted = step(whole, batch)
+        found = [parts(part) for part in batch.chunk(3)]
+        parts.learn()
+        assert torch.equal(torch.cat([each.ids for each in found]), wanted.ids)
+    assert_same(state(whole), state(parts))
+
+
+def test_forward_alone_learns_nothing() -> None:
+    part = vq(warmup_steps=2)
+    before = state(part)
+    part(clusters(0))
+    assert_same(before, state(part))
+    step(part.eval(), clusters(1))
+    assert int(part.step) == 1, "what training saw is learnt, what evaluation saw is not"
 
 
 @pytest.mark.parametrize("warmup_steps", [0, 5])
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_vectors_that_are_not_finite_stop_training_and_leave_the_state(warmup_steps: int, bad: float) -> None:
     part = vq(warmup_steps=warmup_steps)
-    part(clusters(0))
+    step(part, clusters(0))
     before = state(part)
     vectors = clusters(1)
     vectors[2, 3, 1] = bad
     with pytest.raises(TrainingError, match="not finite"):
-        part(vectors)
+        step(part, vectors)
     assert_same(before, state(part))
 
 
@@ -218,6 +251,7 @@ torch.manual_seed(0)
 part = VectorQuantizer(VectorQuantizer.Config(**options))
 for batch in batches:
     part(batch.chunk(2)[rank])
+    part.learn()
 torch.save(part.state_dict(), f"{folder}/state{rank}.pt")
 dist.destroy_process_group()
 """
@@ -226,7 +260,7 @@ dist.destroy_process_group()
 def test_two_processes_learn_what_one_learns_from_the_joint_batch(tmp_path: Path) -> None:
     """Through warm-up, k-means and splits: replicas stay bit-equal, and equal one process up to summation order."""
     options: dict[str, Any] = {"vocab_size": 12, "dim": 4, "warmup_steps": 3, "decay": 0.5, "min_count": 0.3}
-    batches = [clusters(step) for step in range(10)]
+    batches = [clusters(number) for number in range(10)]
     torch.save((batches, options), tmp_path / "input.pt")
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-c", WORKER, str(tmp_path)]
@@ -236,6 +270,6 @@ def test_two_processes_learn_what_one_learns_from_the_joint_batch(tmp_path: Path
     assert_same(one, two)
     alone = vq(**options)
     for batch in batches:
-        alone(batch)
+        step(alone, batch)
     for name, value in alone.state_dict().items():
         torch.testing.assert_close(one[name], value, msg=f"{name} of two processes differs from one process")

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from cynosure.cli.app import host_of
 from cynosure.cli.checked import check_device, check_output, write_text
+from cynosure.errors import CynosureError
 
 
 def add(app: typer.Typer) -> None:
@@ -22,12 +25,21 @@ def evaluate(
     split: Annotated[str, typer.Option("--split", help="rows of the run's data to measure on")] = "test",
     limit: Annotated[int | None, typer.Option("--limit", min=1, help="only the first rows of the split")] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="also write everything to this file")] = None,
+    protocol: Annotated[
+        str | None, typer.Option("--protocol", help="a published protocol, see docs/evaluation.md; else the task's own")
+    ] = None,
+    sets: Annotated[
+        list[str] | None, typer.Option("--set", help="an option of the protocol: --set min_fraction=0.001")
+    ] = None,
+    save: Annotated[
+        Path | None, typer.Option("--save", help="folder for the answers, in the protocol's format")
+    ] = None,
     batch_size: Annotated[
         int | None, typer.Option("--batch-size", min=1, help="rows at a time; else the recipe's")
     ] = None,
     temperature: Annotated[
         float | None,
-        typer.Option("--temperature", min=0, help="0 is the likeliest code; else the recipe's"),
+        typer.Option("--temperature", min=0, help="0 is the likeliest code; else the protocol's or the recipe's"),
     ] = None,
     top_k: Annotated[int | None, typer.Option("--top-k", min=1, help="draw from the k likeliest codes")] = None,
     top_p: Annotated[
@@ -41,16 +53,21 @@ def evaluate(
 
     tune()
     check_device(device)
+    options = protocol_options(protocol, sets or [])
+    if save and not protocol:
+        raise CynosureError("--save writes answers as a protocol does: name one with --protocol")
     if json_file:
         check_output(json_file)
     from rich.console import Console
 
     from cynosure.build import Session
-    from cynosure.progress import ConsoleProgress, use_progress
+    from cynosure.progress import ConsoleProgress, Progress, use_progress
     from cynosure.run.evaluate import evaluate as run_evaluation
     from cynosure.run.loading import load
 
+    rank, world, device = join_processes(device)
     predictor = load(run, host=host_of(context), device=device)
+    sampling = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
     report = run_evaluation(
         predictor,
         Session.open(predictor.recipe, predictor.host),
@@ -58,10 +75,48 @@ def evaluate(
         split,
         limit,
         batch_size or predictor.recipe.eval.batch_size,
-        predictor.settings(temperature=temperature, top_k=top_k, top_p=top_p),
+        {name: value for name, value in sampling.items() if value is not None},
         seed=seed,
-        progress=use_progress(ConsoleProgress()),
+        progress=use_progress(Progress() if rank else ConsoleProgress()),
+        rank=rank,
+        world=world,
+        protocol=options,
+        save=save,
     )
-    Console().print(report.table())
-    if json_file:
-        write_text(json_file, report.to_json() + "\n")
+    if rank == 0:
+        Console().print(report.table())
+        if json_file:
+            write_text(json_file, report.to_json() + "\n")
+    if world > 1:
+        import torch
+
+        torch.distributed.destroy_process_group()
+
+
+def protocol_options(name: str | None, sets: Sequence[str]) -> dict[str, Any] | None:
+    """Name and options of a protocol from `--protocol` and `--set key=value`, whose values are YAML."""
+    if name is None:
+        if sets:
+            raise CynosureError("--set changes options of a protocol: name one with --protocol")
+        return None
+    from cynosure.config.yaml import parse_yaml
+
+    options: dict[str, Any] = {"name": name}
+    for text in sets:
+        key, equals, value = text.partition("=")
+        if not equals or not key:
+            raise CynosureError(f"--set {text} must look like key=value")
+        options[key] = parse_yaml(value, f"--set {key}").data
+    return options
+
+
+def join_processes(device: str | None) -> tuple[int, int, Any]:
+    """(rank, number of processes, device) under `python -m torch.distributed.run`; alone (0, 1, `device`)."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return 0, 1, device
+    from accelerate import PartialState
+
+    from cynosure.train.start import several_cpu_processes
+
+    state = PartialState(cpu=several_cpu_processes())
+    return state.process_index, state.num_processes, state.device

@@ -31,11 +31,26 @@ def task_data_exists(recipe: Mapping[str, Any]) -> Iterator[Finding]:
             yield ("tasks", key, "data"), unknown("dataset of this recipe", wanted, data)
 
 
-def refit_tasks_exist(recipe: Mapping[str, Any]) -> Iterator[Finding]:
+def some_task_trains(recipe: Mapping[str, Any]) -> Iterator[Finding]:
+    tasks = _section(recipe, "tasks")
+    if tasks and all(_kept(use) for use in tasks.values()):
+        yield ("tasks",), "all have weight 0: nothing is trained; give one a weight"
+
+
+def refit_tasks_train(recipe: Mapping[str, Any]) -> Iterator[Finding]:
     tasks, wanted = _section(recipe, "tasks"), _section(recipe, "train", "refit").get("tasks")
     for i, name in enumerate(wanted if isinstance(wanted, list) else ()):
         if name not in tasks:
             yield ("train", "refit", "tasks", i), unknown("task of this recipe", name, tasks)
+        elif _kept(tasks[name]):
+            yield ("train", "refit", "tasks", i), f"{name} has weight 0 and is not trained; take it out of this list"
+
+
+def steps_have_one_size(recipe: Mapping[str, Any]) -> Iterator[Finding]:
+    for stage, settings in _section(recipe, "train").items():
+        given = settings if isinstance(settings, Mapping) else {}
+        if given.get("global_batch") is not None and given.get("accumulate", 1) != 1:
+            yield ("train", stage, "global_batch"), "decides how much is accumulated; take accumulate out"
 
 
 def stages_have_their_parts(recipe: Mapping[str, Any]) -> Iterator[Finding]:
@@ -74,12 +89,19 @@ def parts_inside_parts_are_parts(recipe: Mapping[str, Any]) -> Iterator[Finding]
 CHECKS = (
     keys_are_words,
     task_data_exists,
-    refit_tasks_exist,
+    some_task_trains,
+    refit_tasks_train,
+    steps_have_one_size,
     stages_have_their_parts,
     prior_has_codes,
     tokenizer_has_a_quantizer,
     parts_inside_parts_are_parts,
 )
+
+
+def _kept(use: Any) -> bool:
+    """Whether a task is in the model without being trained."""
+    return isinstance(use, Mapping) and use.get("weight") == 0
 
 
 def _section(recipe: Mapping[str, Any], *path: str) -> Mapping[str, Any]:

@@ -6,13 +6,13 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
 from pydantic import ValidationError
 
 from cynosure.components import PARTS_OF, own_options
@@ -20,7 +20,7 @@ from cynosure.config.checks import CHECKS
 from cynosure.config.problems import by_place, problems_of
 from cynosure.config.schema import RecipeFields, TaskUse
 from cynosure.config.shelf import find_recipe
-from cynosure.config.yaml import Document, Key, dotted, load_yaml, merge, parse_yaml, show_path, walk
+from cynosure.config.yaml import Document, Key, dotted, dump_yaml, load_yaml, merge, parse_yaml, show_path, walk
 from cynosure.errors import ConfigError, CynosureError, Problem, unknown
 from cynosure.registry import Registry, load_registry
 
@@ -33,7 +33,7 @@ class Recipe(RecipeFields):
 
     def to_yaml(self) -> str:
         """The whole recipe with every default filled in; loading it again gives an equal recipe."""
-        return yaml.safe_dump(self._plain(), sort_keys=False, allow_unicode=True, width=120)
+        return dump_yaml(self._plain())
 
     def digest(self) -> str:
         """16 hex digits that two recipes share only when they are equal."""
@@ -66,6 +66,17 @@ def load_recipe(source: str | Path, sets: Sequence[str] = (), host: Host | None 
     registry = host.registry if host else load_registry()
     problems: list[Problem] = []
     document = _with_bases(resolve(source, registry), registry, (), problems)
+    return _completed(document, sets, registry, host, problems)
+
+
+def make_recipe(data: Mapping[str, Any], sets: Sequence[str], host: Host) -> Recipe:
+    """The recipe that plain data say, checked and completed as that of a file by `load_recipe`."""
+    return _completed(Document(copy.deepcopy(dict(data))), sets, host.registry, host, [])
+
+
+def _completed(
+    document: Document, sets: Sequence[str], registry: Registry, host: Host | None, problems: list[Problem]
+) -> Recipe:
     for text in sets:
         document = _with_set(document, text, problems)
     _drop_nulls(document.data)
@@ -75,7 +86,10 @@ def load_recipe(source: str | Path, sets: Sequence[str] = (), host: Host | None 
     return _validated(document, problems)
 
 
-_AROUND = {("train", name) for name in ("workers", "log_every", "save_every", "eval_every", "keep", "trackers")}
+_AROUND = {
+    ("train", name)
+    for name in ("workers", "log_every", "save_every", "eval_every", "keep", "trackers", "checkpointing")
+}
 """Settings that do not change what is trained."""
 
 

@@ -64,7 +64,10 @@ class TaskUse(BaseModel):
     model_config = ConfigDict(extra="allow", frozen=True)
     name: str = Field(description="the registered task; by default the key")
     data: str = Field(description="which of the recipe's datasets it learns from")
-    weight: Positive = Field(1.0, description="how often the task is drawn, relative to the others")
+    weight: Amount = Field(
+        1.0,
+        description="how often the task is drawn, relative to the others; 0 keeps it in the model, untrained",
+    )
     batch_size: Size = Field(8, description="examples per micro-batch")
     loss_weight: Positive = Field(1.0, description="factor on the task's loss")
 
@@ -76,11 +79,22 @@ class TaskUse(BaseModel):
 
 class Mixing(Section):
     by: Literal["weight", "temperature", "proportional"] = Field(
-        "weight", description="weight: as given; proportional: by number of examples; temperature: examples^(1/T)"
+        "weight",
+        description="micro-batches by weight; examples by the number of rows (proportional), or by rows^(1/T)",
     )
     temperature: Positive = Field(1.0, description="T for `by: temperature`")
     mixture: str | None = Field(
         None, description="a mixture of registry.yaml; it says which tasks run, and weighs them"
+    )
+
+
+class Init(Section):
+    """Weights to begin with. What the source has under the name of one of the model's arrays is taken."""
+
+    source: str = Field(alias="from", description="a run's folder or a model file, whole or of some parts only")
+    fresh: list[str] = Field([], description="beginnings of names that start anew although the source has them")
+    freeze: bool | list[str] = Field(
+        False, description="what stays as it was taken: true for all of it, or beginnings of names"
     )
 
 
@@ -101,9 +115,19 @@ class StageSettings(Section):
     weight_decay: Amount = 0.01
     betas: tuple[Beta, Beta] = Field((0.9, 0.98), description="momentum terms of the optimizer")
     clip: Amount = Field(1.0, description="largest norm of the gradient; 0 does not clip")
-    accumulate: Size = Field(1, description="micro-batches per optimizer step")
+    accumulate: Size = Field(1, description="micro-batches per optimizer step, on every process")
+    global_batch: Size | None = Field(
+        None,
+        description="examples per optimizer step over all processes, in place of accumulate; the tasks then need one "
+        "batch_size, and batch_size times processes must divide it",
+    )
     ema: Beta = Field(0.0, description="decay of the averaged weights; 0 keeps none")
     optimizer: str = Field("adamw", description="name of the optimizer")
+    lr_scale: dict[str, Positive] = Field(
+        {},
+        description="factor on the learning rate of parameters by the beginning of their name, e.g. "
+        "{prior.encoder: 0.1}; longest prefix wins",
+    )
 
 
 class PriorStage(StageSettings):
@@ -126,7 +150,10 @@ class Train(Section):
     prior: PriorStage = PriorStage()
     refit: RefitStage = RefitStage()
     precision: Literal["no", "bf16", "fp16"] = Field("no", description="mixed precision")
-    compile: bool = Field(False, description="compile the model with torch.compile")
+    compile: bool = Field(False, description="compile the transformer blocks with torch.compile")
+    checkpointing: bool = Field(
+        False, description="compute transformer blocks again in the backward pass instead of keeping what they computed"
+    )
     workers: Count = Field(0, description="processes that prepare data")
     log_every: Size = Field(10, description="steps between two log lines")
     save_every: Size = Field(500, description="steps between two checkpoints")
@@ -158,6 +185,7 @@ class RecipeFields(Section):
     tasks: dict[str, TaskUse] = Field(min_length=1, description="the tasks to learn")
     mixing: Mixing = Mixing()
     model: Model
+    init: Init | None = Field(None, description="another run's weights to begin with; null begins anew")
     train: Train = Train()
     eval: Eval = Eval()
 

@@ -168,6 +168,11 @@ class _Reader:
         self.problems.append(Problem(self._at(node), dotted(path), message))
 
 
+def dump_yaml(data: Any) -> str:
+    """Plain data as YAML, in its own order."""
+    return yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=120)
+
+
 def merge(base: Document, over: Document) -> Document:
     """`over` laid on `base`: mappings key by key, everything else replaced.
 

@@ -7,7 +7,7 @@ Shapes: B batch, N tokens, M context tokens, d width, h heads.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Protocol, TypeVar, runtime_checkable
 
 import torch
 from torch import nn
@@ -15,6 +15,18 @@ from torch.nn import functional as F
 
 NORM_EPS = 1e-6
 LayerT = TypeVar("LayerT", bound=nn.Module)
+Shape = tuple[int, ...]
+
+
+@runtime_checkable
+class Published(Protocol):
+    """A module that keeps fused what published code keeps apart, which an optimizer that averages over axes must know.
+
+    `published_shapes` are shapes by the name of the parameter: of a reshape that has the published axes, in some order,
+    besides small ones for what is fused. -1 is what is left.
+    """
+
+    def published_shapes(self) -> dict[str, Shape]: ...
 
 
 @dataclass
@@ -68,6 +80,9 @@ class SelfAttention(nn.Module):
         y = F.scaled_dot_product_attention(q, k, v, is_causal=causal)
         return self.out(y.transpose(1, 2).reshape(B, N, d))
 
+    def published_shapes(self) -> dict[str, Shape]:
+        return _by_head(self.heads, self.out.in_features // self.heads, qkv=3)
+
 
 class CrossAttention(nn.Module):
     """Attention from tokens to a context, whose keys and values are projected once and may be reused."""
@@ -85,9 +100,12 @@ class CrossAttention(nn.Module):
                 nn.init.zeros_(layer.bias)
 
     def project(self, context: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Context [B, M, c] -> keys and values, each [B, h, M, d/h]."""
+        """Context [B, M, c] -> keys and values, each [B, h, M, d/h].
+
+        They are contiguous, because sampling reads them again for every token: from memory, and twice as fast so.
+        """
         B, M, _ = context.shape
-        k, v = self.kv(context).view(B, M, 2, self.heads, -1).permute(2, 0, 3, 1, 4)
+        k, v = self.kv(context).view(B, M, 2, self.heads, -1).permute(2, 0, 3, 1, 4).contiguous()
         return k, v
 
     def forward(self, x: torch.Tensor, keys_values: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
@@ -96,6 +114,9 @@ class CrossAttention(nn.Module):
         q = self.q(x).view(B, N, self.heads, d // self.heads).transpose(1, 2)
         y = F.scaled_dot_product_attention(q, *keys_values)
         return self.out(y.transpose(1, 2).reshape(B, N, d))
+
+    def published_shapes(self) -> dict[str, Shape]:
+        return _by_head(self.heads, self.out.in_features // self.heads, q=1, kv=2)
 
 
 class MLP(nn.Sequential):
@@ -156,6 +177,24 @@ class Transformer(nn.Module):
         for block in self.blocks:
             x = block(x)
         return self.norm(x)
+
+
+def published_shapes(model: nn.Module) -> dict[str, Shape]:
+    """Shapes of all parameters of a model that differ from the published ones, by name."""
+    modules = {prefix: m for prefix, m in model.named_modules() if isinstance(m, Published)}
+    return {
+        f"{prefix}.{name}".removeprefix("."): shape
+        for prefix, module in modules.items()
+        for name, shape in module.published_shapes().items()
+    }
+
+
+def _by_head(heads: int, size: int, **fused: int) -> dict[str, Shape]:
+    """Attention by head: layers that hold `fused` projections each, [n * h * s, d], and the output layer [d, h * s]."""
+    shapes: dict[str, Shape] = {"out.weight": (-1, heads, size)}
+    for name, n in fused.items():
+        shapes |= {f"{name}.weight": (n, heads, size, -1), f"{name}.bias": (n, heads, size)}
+    return shapes
 
 
 def patch_embedding(channels: int, dim: int, patch: int) -> nn.Conv2d:

@@ -16,7 +16,18 @@ import torch
 from pydantic import BaseModel, ConfigDict
 from torch import nn
 
-from cynosure.core.records import Batch, Codes, CodeSpec, Encoded, Example, Prediction, Quantized, SampleSettings
+from cynosure.core.records import (
+    Batch,
+    Codes,
+    CodeSpec,
+    Encoded,
+    Example,
+    Imported,
+    Prediction,
+    Quantized,
+    SampleSettings,
+    Segment,
+)
 
 
 class PartConfig(BaseModel):
@@ -38,8 +49,9 @@ class DatasetInfo(BaseModel):
 class Dataset(ABC):
     """Rows by split. A row is a dict of the fields in `info.fields`, in these canonical forms:
 
-    image uint8 [H, W, 3]; panoptic int [H, W, 2] = (class, instance), class 0 is void; depth float32 [H, W] metres,
-    0 where missing; low_light uint8 [H, W, 3]; caption str; label int.
+    image uint8 [H, W, 3]; panoptic int [H, W, 2] = (class, instance), class 0 is void; crowd int [H, W], the class of
+    crowds that panoptic leaves void, 0 elsewhere; depth float32 [H, W] metres, 0 where missing; low_light uint8
+    [H, W, 3]; caption str; label int; image_id int and file_name str, what the dataset's authors call the picture.
     """
 
     Config: ClassVar[type[PartConfig]]
@@ -54,6 +66,10 @@ class Dataset(ABC):
 
         Raises DataError when the split does not exist or holds no row.
         """
+
+    def count(self, split: str) -> int | None:
+        """Rows of a split, found without reading them, damaged ones included; None where that cannot be."""
+        return None
 
 
 class Task(ABC):
@@ -125,21 +141,87 @@ class Task(ABC):
         """Write the answer to `path` (and files beside it) in a format that the task's users have tools for."""
 
 
+class Protocol(ABC):
+    """A published way to measure a task. Built as `Protocol(config, task)`.
+
+    For each row evaluation calls `row`, the task's `prepare`, `example`, the model, the task's `decode` and `answer`;
+    the metrics compare what `answer` and `truth` give. The task's own size and truth play no part.
+    """
+
+    Config: ClassVar[type[PartConfig]]
+    tasks: ClassVar[tuple[str, ...]]
+    """The registered tasks that it measures; tasks that derive from them are measured too."""
+    fields: ClassVar[tuple[str, ...]] = ()
+    """Columns that rows must have, beside those that the task needs."""
+    sampling: ClassVar[Mapping[str, Any]] = {}
+    """How codes are sampled (fields of SampleSettings); what it leaves out is as in the recipe."""
+
+    def __init__(self, config: Any, task: Task) -> None:
+        self.config, self.task = config, task
+
+    def row(self, row: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The row as the model is shown it, for example a crop of it. DataError for a row that cannot be measured."""
+        return row
+
+    def example(self, example: Example) -> Example:
+        """The prepared example, for example on another scale."""
+        return example
+
+    @abstractmethod
+    def answer(self, prediction: Prediction, row: Mapping[str, Any]) -> Prediction:
+        """What the task's `decode` gave for the dataset's `row`, at the size at which answers are compared."""
+
+    @abstractmethod
+    def truth(self, row: Mapping[str, Any]) -> Prediction:
+        """What the answer to the dataset's `row` is compared with."""
+
+    @abstractmethod
+    def metrics(self) -> Mapping[str, Mapping[str, Any]]:
+        """Registered metrics by name with their options."""
+
+    def save(self, answer: Prediction, row: Mapping[str, Any], number: int, folder: Path) -> Any:
+        """Write the answer to the `number`-th row; returns what `index` needs to know of it, as JSON values."""
+        answer.save(folder / f"{number:06d}.png")
+
+    def index(self, saved: Sequence[Any], folder: Path) -> None:  # noqa: B027
+        """Write what lists all saved answers, if the format has such a file; `saved` is in the order of the rows."""
+
+
 class Quantizer(nn.Module, ABC):
-    """Vectors to codes and back. Built as `Quantizer(config)`; computes in float32 whatever the precision around it."""
+    """Vectors to codes and back. Built as `Quantizer(config)`; computes in float32 whatever the precision around it.
+
+    One that learns from statistics collects them in `forward` and changes its codebook in `learn`: all micro-batches of
+    an optimizer step are then quantized alike, and `accumulate: n` gives the codebook that n times the batch gives.
+    """
 
     Config: ClassVar[type[PartConfig]]
     vocab_size: int
     dim: int
     depth: int
+    positions: int | None = None
+    """N, of a quantizer that takes no other number of vectors."""
 
     @abstractmethod
     def forward(self, vectors: torch.Tensor) -> Quantized:
-        """Vectors [B, N, d] -> straight-through vectors, ids [B, N, D], losses. In training mode it may learn."""
+        """Vectors [B, N, d] -> straight-through vectors, ids [B, L, D], losses. Changes no state that is saved.
+
+        L is N unless `segments` says otherwise.
+        """
 
     @abstractmethod
     def lookup(self, ids: torch.Tensor) -> torch.Tensor:
-        """Ids int64 [B, N, D] -> vectors [B, N, d]."""
+        """Ids int64 [B, L, D] -> vectors [B, N, d]."""
+
+    def segments(self, positions: int) -> tuple[Segment, ...]:
+        """What the ids of `positions` vectors are; one code a vector unless the quantizer says otherwise."""
+        return (Segment("codes", positions, self.depth, self.vocab_size),)
+
+    def learn(self) -> None:
+        """Learn from the vectors that `forward` saw in training mode since the last call, those of all processes.
+
+        Called once after every optimizer step that trains the tokenizer. Raises TrainingError, before any state
+        changes, when the vectors were not finite.
+        """
 
 
 class Tokenizer(nn.Module, ABC):
@@ -155,6 +237,11 @@ class Tokenizer(nn.Module, ABC):
     @property
     def code_dim(self) -> int:
         return self.quantizer.dim
+
+    @property
+    def code_positions(self) -> int:
+        """N, how many vectors a code stands for; L unless the quantizer writes several positions a vector."""
+        return self.spec.length
 
     @abstractmethod
     def encode(self, targets: torch.Tensor, inputs: Mapping[str, Any], task: str) -> Encoded:
@@ -183,6 +270,8 @@ class Encoder(nn.Module, ABC):
 
     Config: ClassVar[type[PartConfig]]
     dim: int
+    starts_trained: bool = False
+    """Whether it begins with somebody's weights, which `train.prior.warm_start` then leaves alone."""
 
     @abstractmethod
     def forward(self, inputs: Mapping[str, Any], task: str) -> torch.Tensor:
@@ -202,3 +291,17 @@ class Prior(nn.Module, ABC):
     def sample(self, inputs: Mapping[str, Any], task: str, settings: SampleSettings, seeds: torch.Tensor) -> Codes:
         """Codes drawn given the inputs of B rows; a row's codes depend on its inputs and its own seed (int64 [B]) only,
         never on the rows beside it."""
+
+
+class Importer(ABC):
+    """Reads the published checkpoints of another system, for `cynosure convert`. Built as `Importer(config)`."""
+
+    Config: ClassVar[type[PartConfig]]
+
+    @abstractmethod
+    def read(self, files: Sequence[Path]) -> Imported:
+        """The files of one model, in any order, perhaps not all of them; tensors stay on disk until they are made.
+
+        Code inside a file never runs: no pickles. Raises CheckpointError with everything that is wrong: a file that
+        cannot be read or is of another system, names missing or left over, shapes that do not fit.
+        """

@@ -8,9 +8,10 @@ from typing import Literal, final
 import torch
 from torch import nn
 
-from cynosure.core.contracts import Base, Prior, Task, Tokenizer
+from cynosure.core.contracts import Base, Prior, Quantizer, Task, Tokenizer
 from cynosure.core.decoding import row_uniforms
 from cynosure.core.dropout import keep_mask
+from cynosure.core.freezing import freeze
 from cynosure.core.records import Batch, Codes, Encoded, Prediction, SampleSettings, Shapes, StepOutput
 from cynosure.errors import CynosureError
 
@@ -41,6 +42,7 @@ class GuidedModel(nn.Module):
         self.prior = prior
         self.code_dropout = code_dropout
         self.loss_weights = dict(loss_weights or {})
+        self.frozen: frozenset[str] = frozenset()  # names in `state_dict` that no stage changes
 
     def set_stage(self, stage: Stage | None) -> None:
         """Make exactly the parts that learn in a stage trainable and in training mode; None: none (inference)."""
@@ -54,6 +56,13 @@ class GuidedModel(nn.Module):
         for part in learning:
             if part is not None:
                 part.train().requires_grad_(True)
+        freeze(self, self.frozen)
+
+    def end_step(self) -> None:
+        """After an optimizer step: quantizers learn from all of its batches at once."""
+        for part in self.modules():
+            if isinstance(part, Quantizer) and part.training:
+                part.learn()
 
     def forward(self, batch: Batch, stage: Stage) -> StepOutput:
         """Loss of one batch of one task in a stage; `logs` holds every term by name."""
@@ -121,6 +130,8 @@ class GuidedModel(nn.Module):
             return self.encode(batch)
         if source == "random":
             return self._random_codes(seeds)
+        if settings.known is not None and (settings.known >= 0).all():
+            return Codes(settings.known, self.tokenizer.spec)
         if self.prior is None:
             raise CynosureError("this model has no trained prior: run stage prior (--resume), or use --codes none.")
         return self.prior.sample(batch.inputs, batch.task, settings, seeds)
@@ -128,9 +139,9 @@ class GuidedModel(nn.Module):
     def _random_codes(self, seeds: torch.Tensor) -> Codes:
         assert self.tokenizer is not None
         spec = self.tokenizer.spec
-        sizes = torch.tensor([s.vocab_size for s in spec.segments for _ in range(s.length)], device=seeds.device)
-        uniforms = row_uniforms(seeds, spec.length * spec.depth).view(-1, spec.length, spec.depth)
-        return Codes((uniforms * sizes[None, :, None]).long(), spec)
+        limits = spec.limits().to(seeds.device)
+        uniforms = row_uniforms(seeds, limits.numel()).view(-1, *limits.shape)
+        return Codes((uniforms * limits).long(), spec)
 
     @torch.no_grad()
     def outputs(self, batch: Batch, codes: Codes | None) -> torch.Tensor:
@@ -138,7 +149,7 @@ class GuidedModel(nn.Module):
         vectors = self._vectors(codes)
         if vectors is None and self.tokenizer is not None:
             like = next(self.base.parameters())
-            vectors = like.new_zeros(len(batch), self.tokenizer.spec.length, self.tokenizer.code_dim)
+            vectors = like.new_zeros(len(batch), self.tokenizer.code_positions, self.tokenizer.code_dim)
         return self.base(batch.inputs, vectors, batch.task)
 
     @torch.no_grad()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Self
+from typing import Any, Self, TypeVar
 
 import numpy as np
 import torch
@@ -16,8 +16,39 @@ import torch.distributed as dist
 
 from cynosure.core.records import Prediction
 
+T = TypeVar("T")
 
-class SumMetric(ABC):
+
+def gathered(value: T) -> list[T]:
+    """The `value` of every process, in the order of their ranks; every process must call it."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return [value]
+    everyone: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(everyone, value)
+    return everyone
+
+
+class Metric(ABC):
+    """What evaluation asks of a metric that is not of torchmetrics."""
+
+    @abstractmethod
+    def reset(self) -> None:
+        """Forget every picture."""
+
+    def to(self, device: torch.device | str) -> Self:
+        """Compute on `device`; here nothing is."""
+        return self
+
+    @abstractmethod
+    def update(self, predictions: Sequence[Prediction], truths: Sequence[Prediction]) -> None:
+        """Add predictions and their truths, pair by pair; ValueError where their numbers differ."""
+
+    @abstractmethod
+    def compute(self) -> dict[str, torch.Tensor]:
+        """Results by name, scalar tensors. In distributed runs every process must call it, and all get the same."""
+
+
+class SumMetric(Metric):
     """Built with the names and sizes of its sums. `update` adds pictures, `compute` reads the sums of all processes."""
 
     def __init__(self, **sizes: int) -> None:
@@ -25,26 +56,16 @@ class SumMetric(ABC):
         self.reset()
 
     def reset(self) -> None:
-        """Forget every picture."""
         self._sums = {name: np.zeros(size) for name, size in self._sizes.items()}
 
-    def to(self, device: torch.device | str) -> Self:
-        """Itself: the sums stay in main memory, whatever the device of the model."""
-        return self
-
     def update(self, predictions: Sequence[Prediction], truths: Sequence[Prediction]) -> None:
-        """Add predictions and their truths, pair by pair; ValueError where their numbers differ."""
         for prediction, truth in zip(predictions, truths, strict=True):
             for name, value in self.measure(prediction.values, truth.values).items():
                 self._sums[name] += value
 
     def compute(self) -> dict[str, torch.Tensor]:
-        """Results by name, scalar tensors. In distributed runs every process must call it, and all get the same."""
-        sums = self._sums
-        if dist.is_available() and dist.is_initialized():
-            everyone: list[dict[str, np.ndarray]] = [{} for _ in range(dist.get_world_size())]
-            dist.all_gather_object(everyone, sums)
-            sums = {name: np.sum([one[name] for one in everyone], axis=0) for name in sums}
+        everyone = gathered(self._sums)
+        sums = {name: np.sum([one[name] for one in everyone], axis=0) for name in self._sums}
         with np.errstate(divide="ignore", invalid="ignore"):
             return {name: torch.tensor(float(value)) for name, value in self.results(sums).items()}
 

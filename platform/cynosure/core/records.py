@@ -5,7 +5,7 @@ Shapes: B batch, L code length, D depth, K vocabulary, C channels, H W pixels.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -58,12 +58,21 @@ class Batch:
 
 @dataclass(frozen=True)
 class Segment:
-    """A run of positions that share one vocabulary: `length` L positions of `depth` D codes out of `vocab_size` K."""
+    """A run of positions that share one vocabulary: `length` L positions of `depth` D codes out of `vocab_size` K.
+
+    `sizes` are the K of each depth where they differ; `vocab_size` is then the largest.
+    """
 
     name: str
     length: int
     depth: int
     vocab_size: int
+    sizes: tuple[int, ...] = ()
+
+    @property
+    def limits(self) -> tuple[int, ...]:
+        """K by depth."""
+        return self.sizes or (self.vocab_size,) * self.depth
 
 
 @dataclass(frozen=True)
@@ -87,6 +96,11 @@ class CodeSpec:
     @property
     def vocab_size(self) -> int:
         return max(s.vocab_size for s in self.segments)
+
+    def limits(self) -> torch.Tensor:
+        """K of every code, int64 [L, D]; 1 where a segment is less deep than the deepest, whose code is then 0."""
+        rows = [s.limits + (1,) * (self.depth - s.depth) for s in self.segments for _ in range(s.length)]
+        return torch.tensor(rows)
 
 
 @dataclass(frozen=True)
@@ -188,3 +202,31 @@ class Shapes:
     channels: Mapping[str, int]
     spec: CodeSpec | None = None
     code_dim: int = 0
+
+
+@dataclass(frozen=True)
+class LazyTensor:
+    """A tensor whose shape and dtype are known and whose values are made when they are written."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    make: Callable[[], torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Imported:
+    """What an importer made of a checkpoint of another system.
+
+    `recipe` holds the fields of a recipe that the files decide; without a base or a prior among the files it leaves
+    these out. `tensors` are named as in `GuidedModel.state_dict()`. `notes` are sentences for the user.
+    """
+
+    recipe: Mapping[str, Any]
+    tensors: Mapping[str, LazyTensor]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def parts(self) -> list[str]:
+        """Which of 'tokenizer', 'base' and 'prior' there are tensors of."""
+        found = {name.partition(".")[0] for name in self.tensors}
+        return [part for part in ("tokenizer", "base", "prior") if part in found]

@@ -8,6 +8,7 @@ Source: UViM (Kolesnikov et al. 2022), whose input pipeline flips, takes an ince
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any, Literal
 
 import numpy as np
@@ -113,6 +114,29 @@ def resize_linear(values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
         share = (at - low).reshape([-1 if a == axis else 1 for a in range(values.ndim)])
         values = lower + (upper - lower) * share
     return values
+
+
+def resize_area(values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Values [H, W] or [H, W, C] at `size`, float64: each new pixel is the mean of what it covers, by share of area."""
+    for axis, n in enumerate(size):
+        values = np.moveaxis(np.tensordot(_shares(values.shape[axis], n), values, axes=(1, axis)), 0, axis)
+    return values
+
+
+@lru_cache(maxsize=16)
+def _shares(old: int, new: int) -> np.ndarray:
+    """[new, old]: how much of each new pixel lies on each old one; rows sum to 1."""
+    starts, width = np.arange(new)[:, None] * (old / new), old / new
+    pixels = np.arange(old)
+    return np.maximum(np.minimum(starts + width, pixels + 1) - np.maximum(starts, pixels), 0) / width
+
+
+def centre_square(image: np.ndarray, size: int | tuple[int, int]) -> np.ndarray:
+    """The largest centred square of a uint8 image [H, W, 3] at `size` (area-averaged, rounded)."""
+    side = min(image.shape[:2])
+    top, left = (image.shape[0] - side) // 2, (image.shape[1] - side) // 2
+    size = (size, size) if isinstance(size, int) else size
+    return np.rint(resize_area(image[top : top + side, left : left + side], size)).astype(np.uint8)
 
 
 def resize_nearest(labels: np.ndarray, size: tuple[int, int], box: Box | None = None) -> np.ndarray:

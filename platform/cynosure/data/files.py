@@ -7,6 +7,7 @@ import json
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -43,6 +44,12 @@ def ids_to_rgb(ids: np.ndarray) -> np.ndarray:
     return np.stack([ids & 255, (ids >> 8) & 255, (ids >> 16) & 255], axis=-1).astype(np.uint8)
 
 
+def rgb_to_ids(colours: np.ndarray) -> np.ndarray:
+    """uint8 [H, W, 3] -> segment ids int32 [H, W], inverse to `ids_to_rgb`."""
+    colours = colours.astype(np.int32)
+    return colours[..., 0] + 256 * colours[..., 1] + 65536 * colours[..., 2]
+
+
 def write_coco_panoptic(
     path: Path,
     ids: np.ndarray,
@@ -53,9 +60,25 @@ def write_coco_panoptic(
     """COCO panoptic format: path.png with the segment ids [H, W] from 1 (0 is void), path.json with what they are.
 
     `labels` holds the class id of every segment, `classes` the (name, is thing) of class ids 1, 2, ...; `category_ids`
-    are the dataset's own ids of those classes, the class ids where empty. Boxes are x, y, width, height in pixels.
-    The JSON is a whole COCO panoptic document, of this one picture.
+    are the dataset's own ids of those classes, the class ids where empty. The JSON is a whole COCO panoptic document,
+    of this one picture.
     """
+    png = write_png(path, ids_to_rgb(ids))
+    description = png.with_suffix(".json")
+    document = {
+        "images": [{"id": 0, "file_name": png.name, "height": ids.shape[0], "width": ids.shape[1]}],
+        "annotations": [
+            {"image_id": 0, "file_name": png.name, "segments_info": coco_segments(ids, labels, category_ids)}
+        ],
+        "categories": coco_categories(classes, category_ids),
+    }
+    description.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    return [png, description]
+
+
+def coco_segments(ids: np.ndarray, labels: Sequence[int], category_ids: Sequence[int] = ()) -> list[dict[str, Any]]:
+    """COCO's `segments_info` of segment ids int [H, W] from 1 on with the class ids `labels`; boxes are x, y, width,
+    height in pixels."""
     infos = []
     for segment, label in enumerate(labels, start=1):
         mask = ids == segment
@@ -70,18 +93,15 @@ def write_coco_panoptic(
                 "bbox": [int(v) for v in box],
             }
         )
-    png = write_png(path, ids_to_rgb(ids))
-    description = png.with_suffix(".json")
-    document = {
-        "images": [{"id": 0, "file_name": png.name, "height": ids.shape[0], "width": ids.shape[1]}],
-        "annotations": [{"image_id": 0, "file_name": png.name, "segments_info": infos}],
-        "categories": [
-            {"id": int(category_ids[i] if category_ids else i + 1), "name": name, "isthing": int(thing)}
-            for i, (name, thing) in enumerate(classes)
-        ],
-    }
-    description.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-    return [png, description]
+    return infos
+
+
+def coco_categories(classes: Sequence[tuple[str, bool]], category_ids: Sequence[int] = ()) -> list[dict[str, Any]]:
+    """COCO's `categories` of class ids 1, 2, ..."""
+    return [
+        {"id": int(category_ids[i] if category_ids else i + 1), "name": name, "isthing": int(thing)}
+        for i, (name, thing) in enumerate(classes)
+    ]
 
 
 @lru_cache(maxsize=16)

@@ -198,15 +198,33 @@ def evaluation_batches(
     transforms: Sequence[Transform] = (),
 ) -> Iterator[Batch]:
     """Every row once, in order, unaugmented; the last batch is padded and says so in `valid`."""
+    for batch, _ in batches_with_rows(task, rows, batch_size, limit, rank, world, transforms):
+        yield batch
+
+
+def batches_with_rows(
+    task: Task,
+    rows: Any,
+    batch_size: int,
+    limit: int | None = None,
+    rank: int = 0,
+    world: int = 1,
+    transforms: Sequence[Transform] = (),
+    shown: Callable[[Mapping[str, Any]], Mapping[str, Any]] = lambda row: row,
+) -> Iterator[tuple[Batch, list[Mapping[str, Any]]]]:
+    """The batches of `evaluation_batches`, each with its rows as the dataset has them, padding left out; what the task
+    prepares is `shown(row)`."""
     examples: list[Example] = []
+    seen: list[Mapping[str, Any]] = []
     for index, row in _share(rows, limit, rank, world):
         rng = np.random.default_rng((0, index))
-        examples.append(replace(prepared(task, row, rng, False, transforms), key=index))
+        examples.append(replace(prepared(task, shown(row), rng, False, transforms), key=index))
+        seen.append(row)
         if len(examples) == batch_size:
-            yield collate(task.name, examples)
-            examples = []
+            yield collate(task.name, examples), seen
+            examples, seen = [], []
     if examples:
-        yield collate(task.name, examples, batch_size)
+        yield collate(task.name, examples, batch_size), seen
 
 
 def _share(rows: Any, limit: int | None, rank: int, world: int) -> Iterator[tuple[int, Mapping[str, Any]]]:

@@ -49,11 +49,16 @@ class Mixture:
 def mixture_weights(
     weights: Mapping[str, float],
     sizes: Mapping[str, int],
+    batch_sizes: Mapping[str, int],
     by: Literal["weight", "temperature", "proportional"],
     temperature: float,
 ) -> dict[str, float]:
-    """Mixing weights: as given, by dataset size, or by size ** (1 / temperature); given weights always multiply."""
+    """How often each task's micro-batches come: as given; or so that its examples, of which a micro-batch has
+    `batch_sizes`, come in proportion to the rows it has, `sizes`, or to sizes ** (1 / temperature).
+
+    Given weights always multiply.
+    """
     if by == "weight":
         return dict(weights)
     power = 1.0 if by == "proportional" else 1.0 / temperature
-    return {task: weight * sizes[task] ** power for task, weight in weights.items()}
+    return {task: weight * sizes[task] ** power / batch_sizes[task] for task, weight in weights.items()}

@@ -1,25 +1,30 @@
 """Evaluation: every task's metrics with codes from oracle and prior, at random and without, beside a trivial baseline.
 
 The comparison is the point: the oracle is the ceiling, random and no codes show that codes matter, and an answer that
-does not beat the baseline is none. Shapes: B batch, L code length, D depth, K vocabulary.
+does not beat the baseline is none. A published protocol changes what is compared, never the columns.
+Shapes: B batch, L code length, D depth, K vocabulary.
 """
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from cynosure.core.contracts import Task
+from cynosure.core.contracts import Protocol, Task
 from cynosure.core.guided import CODE_SOURCES, CodeSource, GuidedModel
+from cynosure.core.metrics import gathered
 from cynosure.core.records import Batch, Codes, CodeSpec, Prediction, SampleSettings
 from cynosure.core.usage import codebook_report, perplexity, used
-from cynosure.data.loading import evaluation_batches
+from cynosure.data.loading import batches_with_rows
 from cynosure.errors import CynosureError, DataError, unknown
 from cynosure.progress import Progress
+from cynosure.run.protocols import protocols_of, sample_settings
 from cynosure.run.report import Report, TaskReport
 from cynosure.run.seeds import row_seeds
 
@@ -34,6 +39,8 @@ BASELINE_ROWS = 512
 SAMPLES = 8
 """Predictions that the hook cynosure_evaluated is shown."""
 
+log = logging.getLogger("cynosure.run")
+
 
 def evaluate(
     model: GuidedModel | Predictor,
@@ -42,7 +49,7 @@ def evaluate(
     split: str = "test",
     limit: int | None = None,
     batch_size: int = BATCH_SIZE,
-    settings: SampleSettings | None = None,
+    settings: SampleSettings | Mapping[str, Any] | None = None,
     sources: Sequence[CodeSource] = CODE_SOURCES,
     baseline: bool = True,
     seed: int = 0,
@@ -50,38 +57,54 @@ def evaluate(
     run: Any = None,
     rank: int = 0,
     world: int = 1,
+    protocol: Mapping[str, Any] | str | None = None,
+    save: Path | None = None,
 ) -> Report:
     """Measure `tasks` (default: all) on the first `limit` rows of a split.
 
     Sources that the model cannot give are left out: a model without tokenizer has only 'none', one without a prior no
-    'prior'. `settings` default to the recipe's `eval.sampling`. The model is left in evaluation mode. With `world`
-    processes each measures its own rows and all report the whole (metrics add up over ranks by themselves). `run` is
-    what the hook cynosure_evaluated sees (default: `model`).
+    'prior'. `settings` default to the recipe's `eval.sampling`; a mapping changes single values. The model is left in
+    evaluation mode. With `world` processes each measures its own rows and all report the whole (metrics add up over
+    ranks by themselves). `run` is what the hook cynosure_evaluated sees (default: `model`).
 
-    Raises CynosureError for an unknown task, DataError for a split without rows.
+    `protocol` names a published protocol, or maps `name` and its options: the tasks it measures are then measured by
+    its rules, and their answers, with codes from the prior, are written to the folder `save`.
+
+    Raises CynosureError for an unknown task or protocol and for a task that the protocol does not measure, DataError
+    for a split without rows and data without a column that the protocol needs.
     """
     guided = model if isinstance(model, GuidedModel) else model.model
     guided.eval()
-    settings = settings or SampleSettings(**session.recipe.eval.sampling.model_dump())
-    progress = progress or Progress()
-    reports, statistics = {}, []
-    for name in tasks or list(guided.tasks):
+    for name in tasks or ():
         if name not in guided.tasks:
             raise CynosureError(unknown("task of this model", name, guided.tasks))
-        task, rows = guided.tasks[name], session.rows(name, split)
-        measurement = _Measurement(guided, task, session, sources, settings, seed, world)
+    protocols = protocols_of(protocol, session, guided.tasks, tasks) if protocol else {}
+    prescribed = next(iter(protocols.values())).sampling if protocols else {}
+    settings = sample_settings(session, settings, prescribed)
+    progress = progress or Progress()
+    reports, statistics = {}, []
+    for name in protocols or tasks or guided.tasks:
+        task, rows, rules = guided.tasks[name], session.rows(name, split), protocols.get(name)
+        folder = None if save is None else save / name if len(protocols) > 1 else save
+        measurement = _Measurement(guided, task, session, sources, settings, seed, world, rules, folder)
         if baseline:
             measurement.add_baseline(batch_size)
         with progress.bar(f"evaluating {name}", _count(rows, limit)) as bar:
-            transforms = session.host.transforms(task, split)
-            for batch in evaluation_batches(task, rows, batch_size, limit, rank, world, transforms):
-                measurement.add(_real_rows(batch).to(measurement.device))
-                bar.advance(int(batch.valid.sum()) * world)
+            for batch, seen in measurement.batches(rows, split, batch_size, limit, rank):
+                measurement.add(batch.to(measurement.device), seen)
+                bar.advance(len(batch) * world)
         reports[name] = measurement.report()
+        measurement.finish_saving(rank)
         statistics += [measurement.codes] if measurement.codes else []
         session.host.evaluated(run or model, task, reports[name].metrics, measurement.samples)
     codebook = codebook_use(statistics, next(guided.parameters()).device)
-    return Report(split, {k: v for k, v in asdict(settings).items() if k != "known"}, reports, codebook)
+    sampled = {k: v for k, v in asdict(settings).items() if k != "known"}
+    described = next(({"name": _name(protocol), **each.config.model_dump()} for each in protocols.values()), None)
+    return Report(split, sampled, reports, codebook, described)
+
+
+def _name(protocol: Mapping[str, Any] | str | None) -> Any:
+    return protocol["name"] if isinstance(protocol, Mapping) else protocol
 
 
 def codebook_use(statistics: Sequence[CodeStatistics], device: torch.device) -> dict[str, dict[str, float]]:
@@ -97,11 +120,15 @@ def codebook_use(statistics: Sequence[CodeStatistics], device: torch.device) -> 
 
 
 def during_training(run: Run) -> dict[str, float]:
-    """Evaluation as the recipe's `eval` has it, named for logs; stage `codes` leaves the untrained prior out."""
+    """Evaluation of the tasks that train, as the recipe's `eval` has it, named for logs.
+
+    Stage `codes` leaves the untrained prior out.
+    """
     options = run.recipe.eval
     report = evaluate(
         run.model,
         run.session,
+        tasks=[key for key, use in run.recipe.tasks.items() if use.weight],
         split=options.split,
         limit=options.limit,
         batch_size=options.batch_size,
@@ -152,9 +179,12 @@ class _Measurement:
         settings: SampleSettings,
         seed: int,
         world: int,
+        protocol: Protocol | None,
+        folder: Path | None,
     ) -> None:
         self.model, self.task, self.session = model, task, session
         self.settings, self.seed, self.world = settings, seed, world
+        self.protocol, self.folder = protocol, folder
         self.sources = available(model, sources)
         self.main = "prior" if "prior" in self.sources else self.sources[-1]
         self.device = next(model.parameters()).device
@@ -162,25 +192,43 @@ class _Measurement:
         self.codes = CodeStatistics(model.tokenizer.spec, world) if model.tokenizer is not None else None
         self.rows, self.seconds = 0, 0.0
         self.samples: list[Prediction] = []
+        self.saved: list[tuple[int, Any]] = []
         self._baseline: Callable[[Batch], list[Prediction]] | None = None
 
     def _metrics(self) -> list[Any]:
         build = self.session.host.components.build
-        metrics = [build("metric", {"name": name, **options}) for name, options in self.task.metrics().items()]
-        # Sums over ranks travel on the device of the process group.
-        return [m.to(self.device) for m in metrics] if self.world > 1 else metrics
+        wanted = (self.protocol or self.task).metrics()
+        return [build("metric", {"name": name, **options}).to(self.device) for name, options in wanted.items()]
+
+    def batches(
+        self, rows: Any, split: str, batch_size: int, limit: int | None, rank: int = 0, world: int | None = None
+    ) -> Iterator[tuple[Batch, list[Mapping[str, Any]]]]:
+        """Batches without padding, as the protocol has them prepared, each with the dataset's own rows."""
+        transforms = self.session.host.transforms(self.task, split)
+        shown = {}
+        if self.protocol is not None:
+            protocol = self.protocol
+            transforms = [*transforms, lambda example, rng: protocol.example(example)]
+            shown = {"shown": protocol.row}
+        world = world or self.world
+        for batch, seen in batches_with_rows(self.task, rows, batch_size, limit, rank, world, transforms, **shown):
+            yield _real_rows(batch), seen
 
     def add_baseline(self, batch_size: int) -> None:
-        """Let the task learn its trivial answer from the first training rows."""
-        rows = self.session.rows(self.task.name, "train")
-        transforms = self.session.host.transforms(self.task, "train")
-        batches = evaluation_batches(self.task, rows, batch_size, BASELINE_ROWS, transforms=transforms)
-        self._baseline = self.task.baseline(map(_real_rows, batches))
+        """Let the task learn its trivial answer from the first training rows; without any there is no such column."""
+        try:
+            rows = self.session.rows(self.task.name, "train")
+        except DataError as error:
+            log.warning("no baseline for task %s: %s", self.task.name, error)
+            return
+        batches = self.batches(rows, "train", batch_size, BASELINE_ROWS, world=1)
+        self._baseline = self.task.baseline(batch for batch, _ in batches)
         self.metrics["baseline"] = self._metrics()
 
     @torch.no_grad()
-    def add(self, batch: Batch) -> None:
-        truth = self.task.truth(batch)
+    def add(self, batch: Batch, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Measure a batch; `rows` are the dataset's."""
+        truth = self.task.truth(batch) if self.protocol is None else [self.protocol.truth(row) for row in rows]
         oracle = self.model.encode(batch) if self.codes is not None else None
         drawn = {"oracle": oracle}
         for source in self.sources:
@@ -191,12 +239,32 @@ class _Measurement:
             if source == self.main:
                 self.seconds += self._clock() - start
                 self.samples += predictions[: SAMPLES - len(self.samples)]
-            self._update(source, predictions, truth)
+            answers = self._answers(predictions, rows)
+            self._update(source, answers, truth)
+            if source == self.main:
+                self._save(answers, rows, batch.keys.tolist())
         if self._baseline is not None:
-            self._update("baseline", self._baseline(batch), truth)
+            self._update("baseline", self._answers(self._baseline(batch), rows), truth)
         if self.codes is not None and oracle is not None:
             self.codes.add(oracle, drawn.get("prior"), self._nats(batch, oracle))
         self.rows += len(batch)
+
+    def _answers(self, predictions: list[Prediction], rows: Sequence[Mapping[str, Any]]) -> list[Prediction]:
+        if self.protocol is None:
+            return predictions
+        return [self.protocol.answer(p, row) for p, row in zip(predictions, rows, strict=True)]
+
+    def _save(self, answers: list[Prediction], rows: Sequence[Mapping[str, Any]], numbers: list[int]) -> None:
+        if self.folder is not None and self.protocol is not None:
+            for answer, row, number in zip(answers, rows, numbers, strict=True):
+                self.saved.append((number, self.protocol.save(answer, row, number, self.folder)))
+
+    def finish_saving(self, rank: int) -> None:
+        """Write what lists all saved answers, once for all processes."""
+        if self.folder is not None and self.protocol is not None:
+            saved = sorted((each for part in gathered(self.saved) for each in part), key=lambda each: each[0])
+            if rank == 0:
+                self.protocol.index([record for _, record in saved], self.folder)
 
     def _nats(self, batch: Batch, oracle: Codes) -> float:
         """What the oracle's codes cost the prior, in nats per code."""
@@ -281,8 +349,4 @@ def total(values: Sequence[float], device: torch.device, world: int) -> list[flo
 
 def union(values: set[bytes], world: int) -> set[bytes]:
     """What any process has."""
-    if world == 1:
-        return values
-    gathered: list[Any] = [None] * world
-    torch.distributed.all_gather_object(gathered, values)
-    return set().union(*gathered)
+    return values if world == 1 else set().union(*gathered(values))

@@ -51,7 +51,7 @@ def grid(
     pictures = [[None if p is None else fit(p, cell) for p in row] for row in rows]
     widths = [_column_width(header, [row[i] for row in pictures]) for i, header in enumerate(headers)]
     heights = [max((p.height for p in row if p is not None), default=cell) for row in pictures]
-    label_width = max((int(_font(SMALL).getlength(label)) for label in row_labels or ()), default=-GAP) + GAP
+    label_width = max((int(font(SMALL).getlength(label)) for label in row_labels or ()), default=-GAP) + GAP
     header_height = max((_text_height(h) for h in headers), default=0) + GAP
     width = 2 * MARGIN + label_width + sum(widths) + GAP * max(len(widths) - 1, 0)
     height = 2 * MARGIN + header_height + sum(heights) + GAP * max(len(heights) - 1, 0)
@@ -64,7 +64,7 @@ def grid(
     for index, (fitted, row_height) in enumerate(zip(pictures, heights, strict=True)):
         if row_labels:
             middle = top + row_height // 2
-            draw.text((MARGIN + label_width - GAP, middle), row_labels[index], SOFT, _font(SMALL), anchor="rm")
+            draw.text((MARGIN + label_width - GAP, middle), row_labels[index], SOFT, font(SMALL), anchor="rm")
         for picture, left, column in zip(fitted, lefts, widths, strict=True):
             if picture is not None:
                 at = (left + (column - picture.width) // 2, top + (row_height - picture.height) // 2)
@@ -87,7 +87,7 @@ def fit(picture: np.ndarray, cell: int) -> Image.Image:
 
 def _column_width(header: str, pictures: Sequence[Image.Image | None]) -> int:
     lines = header.split("\n")
-    words = [int(_font(TITLE if i == 0 else SMALL).getlength(line)) + GAP for i, line in enumerate(lines)]
+    words = [int(font(TITLE if i == 0 else SMALL).getlength(line)) + GAP for i, line in enumerate(lines)]
     return max([p.width for p in pictures if p is not None] + words)
 
 
@@ -99,12 +99,13 @@ def _header(draw: ImageDraw.ImageDraw, header: str, centre: int, bottom: int) ->
     top = bottom - _text_height(header)
     for i, line in enumerate(header.split("\n")):
         size, colour = (TITLE, INK) if i == 0 else (SMALL, SOFT)
-        draw.text((centre, top), line, colour, _font(size), anchor="ma")
+        draw.text((centre, top), line, colour, font(size), anchor="ma")
         top += size + 4
 
 
 @lru_cache(maxsize=8)
-def _font(size: int) -> Any:
+def font(size: int) -> Any:
+    """Pillow's own font, so that pictures look the same everywhere."""
     return ImageFont.load_default(size)
 
 

@@ -18,7 +18,7 @@ from cynosure.errors import CheckpointError
 from cynosure.host import Host, describe, load_host
 from cynosure.run.predictor import Predictor
 from cynosure.train.checkpoint import load_state, model_file, read_tensors
-from cynosure.train.saving import FORMAT
+from cynosure.train.saving import FORMAT, prior_trained
 
 if TYPE_CHECKING:
     from cynosure.registry import Registry
@@ -40,6 +40,7 @@ def load(
     """
     file = model_file(Path(path).expanduser())
     tensors, told = read_tensors(file)
+    _require_base(told, file)
     recipe = _recipe(told, file)
     host = host or load_host(registry)
     if missing := [part for part in _parts(recipe) if part[1] not in host.components.names(part[0])]:
@@ -49,9 +50,18 @@ def load(
         model = build_model(recipe, host)
     load_state(model, tensors, file)
     model.set_stage(None)
-    if not _prior_trained(told, recipe):
+    if not prior_trained(told):
         model.prior = None  # better no answer than one at random
     return Predictor(model.to(device or ("cuda" if torch.cuda.is_available() else "cpu")), recipe, host)
+
+
+def _require_base(told: Mapping[str, str], file: Path) -> None:
+    """Files of `cynosure convert` say which parts they hold."""
+    if "parts" in told and "base" not in told["parts"].split():
+        raise CheckpointError(
+            f"{file} holds only {told['parts'].replace(' ', ' and ')}, no base model: "
+            "convert the files of the base model into the same folder, or start a training from it with init.from."
+        )
 
 
 def _recipe(told: Mapping[str, str], file: Path) -> Recipe:
@@ -62,16 +72,6 @@ def _recipe(told: Mapping[str, str], file: Path) -> Recipe:
         return Recipe.model_validate(parse_yaml(told["recipe"], str(file)).data)
     except (KeyError, ValueError) as error:
         raise CheckpointError(f"the recipe inside {file} cannot be read by this version: {error}") from error
-
-
-def _prior_trained(told: Mapping[str, str], recipe: Recipe) -> bool:
-    """Whether the prior had learnt anything when the file was written; one that does not say so is a whole model."""
-    stage, stages = told.get("stage"), recipe.train.stages
-    if stage not in stages:
-        return True
-    if stage == "prior":
-        return told.get("step") != "0"
-    return "prior" in stages[: stages.index(stage)] and recipe.train.prior.steps > 0
 
 
 def _parts(recipe: Recipe) -> Iterator[tuple[str, str]]:

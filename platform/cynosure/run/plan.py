@@ -102,12 +102,13 @@ class Speed:
         numbers = iter(range(1_000_000))
 
         def step() -> None:
-            for _ in range(run.settings.accumulate):
+            for _ in range(run.accumulate):
                 number = next(numbers)
                 batch = self.data[number % len(self.data)].batch(number, 0, 1).to(run.accelerator.device)
                 run.model(batch if stage == "codes" else self._with_codes(batch), stage).loss.backward()
             optimizer.step()
             optimizer.zero_grad()
+            run.model.end_step()
 
         return self._median(step)
 

@@ -6,7 +6,7 @@ Shapes: B batch, H W pixels.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -20,6 +20,7 @@ from cynosure.data.loading import collate
 from cynosure.data.pictures import load_picture
 from cynosure.errors import CynosureError, DataError, unknown
 from cynosure.run.seeds import row_seeds
+from cynosure.run.steering import check_codes, spec_of
 
 if TYPE_CHECKING:
     from cynosure.config.recipe import Recipe
@@ -36,7 +37,8 @@ class Request:
     """What the hook cynosure_predict answers; a wrapper may change it before the answer is made.
 
     `rows` hold the task's inputs at their own size (pictures uint8 [H, W, 3]), `seeds` (int64 [B]) choose among the
-    answers of a row. Wanted: one prediction a row, at the resolution of its picture.
+    answers of a row; `settings.known` [1, L, D] holds for every row. Wanted: one prediction a row, at the resolution of
+    its picture.
     """
 
     task: Task
@@ -96,18 +98,19 @@ class Predictor:
         temperature: float | None = None,
         top_k: int | None = None,
         top_p: float | None = None,
-        codes: CodeSource = "prior",
+        codes: CodeSource | np.ndarray = "prior",
         batch_size: int | None = None,
         on_error: Literal["raise", "collect"] = "raise",
     ) -> Any:
         """One source -> a Prediction; a list of sources -> a list of them. With `samples` > 1, a list in its place.
 
         A source is a path, bytes, a PIL image, an array or a tensor (see `load_picture`), a string where the task reads
-        text, or a row: a mapping of columns, which may hold the truth for `codes="oracle"`. `task` may be left out
-        where the model has one task. An answer depends on the source, its place in the list, `seed` and the number of
-        the sample, never on the batch. Unless given, sampling is as in the recipe's `eval.sampling`, but several
-        samples of a recipe with temperature 0 are drawn at 0.8. `on_error="collect"` puts the DataError of a bad source
-        in its place.
+        text, or a row: a mapping of columns, which may hold the truth for `codes="oracle"`. `codes` may also be codes
+        themselves, integers [L, D] such as those of another prediction; the prior writes those that are -1. `task` may
+        be left out where the model has one task. An answer depends on the source, its place in the list, `seed` and the
+        number of the sample, never on the batch. Unless given, sampling is as in the recipe's `eval.sampling`, but
+        several samples of a recipe with temperature 0 are drawn at 0.8. `on_error="collect"` puts the DataError of a
+        bad source in its place.
 
         Raises DataError, naming the source, and CynosureError for an unknown task or codes that cannot be had.
         """
@@ -140,7 +143,7 @@ class Predictor:
         temperature: float | None = None,
         top_k: int | None = None,
         top_p: float | None = None,
-        codes: CodeSource = "prior",
+        codes: CodeSource | np.ndarray = "prior",
         batch_size: int | None = None,
     ) -> Iterator[Answer]:
         """The answers of `predict` one after another, in order; only one batch of pictures is in memory at a time."""
@@ -148,6 +151,9 @@ class Predictor:
         if samples < 1:
             raise CynosureError(f"samples must be 1 or more, not {samples}")
         settings = self.settings(samples, temperature, top_k, top_p)
+        if not isinstance(codes, str):
+            known = torch.from_numpy(check_codes(codes, spec_of(self.model)))[None]
+            settings, codes = replace(settings, known=known), "prior"
         size = batch_size or self.recipe.eval.batch_size
         return self._answers(sources, chosen, samples, seed, settings, codes, size)
 
@@ -205,7 +211,10 @@ class Predictor:
         distinct = {id(row): row for row in rows}
         examples = {key: task.prepare(row, np.random.default_rng(0), False) for key, row in distinct.items()}
         batch = collate(task.name, [examples[id(row)] for row in rows]).to(self.device)
-        predictions = self.model.predict(batch, request.settings, request.seeds.to(self.device), request.codes)
+        settings = request.settings
+        if settings.known is not None:
+            settings = replace(settings, known=settings.known.to(self.device).expand(len(rows), -1, -1))
+        predictions = self.model.predict(batch, settings, request.seeds.to(self.device), request.codes)
         return [_at_own_size(p, row) for p, row in zip(predictions, rows, strict=True)]
 
 

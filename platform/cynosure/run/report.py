@@ -57,6 +57,8 @@ class Report:
     tasks: Mapping[str, TaskReport]
     codebook: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     """Source of the codes -> how all tasks together use the codebook: 'used' share, 'perplexity', 'dead' codes."""
+    protocol: Mapping[str, Any] | None = None
+    """Name and options of the published protocol that measured, or None for the tasks' own metrics."""
 
     def to_dict(self) -> dict[str, Any]:
         return _finite(asdict(self))
@@ -85,7 +87,8 @@ class Report:
         from rich.table import Table
 
         columns = [c for c in TITLES if any(c in report.columns for report in self.tasks.values())]
-        table = Table(box=SIMPLE_HEAD, pad_edge=False, title=f"split {self.split}", title_justify="left")
+        by = f" · protocol {self.protocol['name']}" if self.protocol else ""
+        table = Table(box=SIMPLE_HEAD, pad_edge=False, title=f"split {self.split}{by}", title_justify="left")
         table.add_column("codes from", style="dim")
         for column in columns:
             table.add_column(TITLES[column], justify="right", style="bold" if column == "prior" else "")

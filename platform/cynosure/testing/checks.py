@@ -82,7 +82,9 @@ def check_component(
     """Run every check of its kind on a registered component.
 
     Without `options` those of the component's TESTING count, else small values of options by the usual names; a
-    component that needs more than these is not checked. `skip` maps checks that do not apply to the reason why.
+    component that needs more than these, or what its TESTING says under "needs", is not checked. `skip` maps checks
+    that do not apply to the reason why.
+
     Raises CynosureError when there is no such component, or no such check to skip.
     """
     testing: Mapping[str, Any] = getattr(host.components.get(kind, name), "TESTING", {})
@@ -92,6 +94,8 @@ def check_component(
     for each in skip:
         if each not in CHECKS[kind]:
             raise CynosureError(unknown(f"check of a {kind}", each, CHECKS[kind]))
+    if given is None and "needs" in testing:
+        return [CheckResult("options", True, f"not checked, it needs {testing['needs']}")]
     if given is None and (problem := subject.problem()):
         return [CheckResult("options", True, f"not checked, give it TESTING = {{'options': ...}}: {problem}")]
     return [
@@ -135,5 +139,5 @@ def _run(name: str, function: Check, subject: Subject) -> CheckResult:
     return CheckResult(name, True)
 
 
-for _kind in ("quantizer", "tokenizer", "base", "encoder", "prior", "task", "dataset", "metric"):
+for _kind in CHECKS:
     import_module(f"cynosure.testing.{_kind}")

@@ -14,6 +14,7 @@ from cynosure.testing.checks import Subject, check
 
 SPLITS = ("train", "validation", "test")
 LOOK_AT = 4
+NAMES = ("image_id", "file_name")
 
 
 def _rows(dataset: Dataset, split: str) -> list[Mapping[str, Any]]:
@@ -37,6 +38,10 @@ def _is_panoptic(value: Any) -> bool:
     return isinstance(value, np.ndarray) and value.dtype.kind in "iu" and value.ndim == 3 and value.shape[2] == 2
 
 
+def _is_map(value: Any) -> bool:
+    return isinstance(value, np.ndarray) and value.dtype.kind in "iu" and value.ndim == 2
+
+
 def _is_depth(value: Any) -> bool:
     return isinstance(value, np.ndarray) and value.dtype == np.float32 and value.ndim == 2 and bool((value >= 0).all())
 
@@ -45,9 +50,12 @@ FORMS = {
     "image": (_is_picture, "uint8 [H, W, 3]"),
     "low_light": (_is_picture, "uint8 [H, W, 3]"),
     "panoptic": (_is_panoptic, "int [H, W, 2]"),
+    "crowd": (_is_map, "int [H, W]"),
     "depth": (_is_depth, "float32 [H, W] in metres, 0 where missing"),
     "caption": (lambda value: isinstance(value, str), "str"),
     "label": (lambda value: isinstance(value, (int, np.integer)), "int"),
+    "image_id": (lambda value: isinstance(value, (int, np.integer)), "int"),
+    "file_name": (lambda value: isinstance(value, str), "str"),
 }
 
 
@@ -70,7 +78,7 @@ def rows_have_canonical_forms(subject: Subject) -> None:
 def maps_have_the_image_s_size(subject: Subject) -> None:
     for _, rows in _splits(subject.build()):
         for row in rows:
-            for name in ("panoptic", "depth", "low_light"):
+            for name in ("panoptic", "crowd", "depth", "low_light"):
                 if name in row and "image" in row:
                     got, wanted = np.shape(row[name])[:2], np.shape(row["image"])[:2]
                     assert got == wanted, f"{name} has {got} pixels but its image has {wanted}"
@@ -112,11 +120,21 @@ def rows_can_be_read_in_any_order(subject: Subject) -> None:
 
 
 @check("dataset")
+def rows_are_counted(subject: Subject) -> None:
+    dataset = subject.build()
+    count, rows = dataset.count("train"), dataset.rows("train")
+    if count is not None and hasattr(rows, "__len__"):
+        skipped = len(getattr(rows, "skipped", ()))
+        assert len(rows) == count - skipped, f"count says {count} rows of train, but there are {len(rows)}"
+
+
+@check("dataset")
 def splits_are_disjoint(subject: Subject) -> None:
     seen: dict[bytes, str] = {}
     for split, rows in _splits(subject.build()):
         for row in rows:
-            content = b"".join(np.asarray(row[name]).tobytes() for name in sorted(row) if name in FORMS)
+            values = [row[name] for name in sorted(row) if name in FORMS and name not in NAMES]
+            content = b"".join(np.asarray(value).tobytes() for value in values)
             before = seen.setdefault(content, split)
             assert before == split, f"a row is in both {before} and {split}"
 

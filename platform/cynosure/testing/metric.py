@@ -10,7 +10,7 @@ from math import isfinite, isnan
 from typing import Any
 
 from cynosure.core.contracts import Task
-from cynosure.core.metrics import SumMetric
+from cynosure.core.metrics import Metric
 from cynosure.core.records import Prediction
 from cynosure.errors import CynosureError
 from cynosure.testing import task as tasks
@@ -30,9 +30,9 @@ def _material(subject: Subject) -> Material:
     """From the first task that reports the metric; `options` may name the `task`, with its own options."""
     components = subject.host.components
     for task in _tasks(subject):
-        if subject.name in task.metrics():
+        if subject.name in task.metrics() or "task" in subject.options:
             asked = {key: value for key, value in subject.options.items() if key != "task"}
-            options = {**task.metrics()[subject.name], **asked, "name": subject.name}
+            options = {**task.metrics().get(subject.name, {}), **asked, "name": subject.name}
             batch = tasks.batch_of(task)
             answer = task.baseline(iter([batch]))
             return Material(partial(components.build, "metric", options), task.truth(batch), answer(batch))
@@ -114,9 +114,9 @@ def reset_forgets(subject: Subject) -> None:
 def processes_add_up(subject: Subject) -> None:
     make = _material(subject).make
     metric = make()
-    if isinstance(metric, SumMetric):
+    if isinstance(metric, Metric):
         return
     reductions = getattr(metric, "_reductions", None)  # torchmetrics: state name -> how processes put it together
-    assert reductions is not None, "derive from cynosure.core.metrics.SumMetric or torchmetrics.Metric"
+    assert reductions is not None, "derive from cynosure.core.metrics or torchmetrics.Metric"
     alone = [name for name, how in reductions.items() if how is None]
     assert not alone, f"states {', '.join(alone)} are not reduced over processes; give add_state a dist_reduce_fx"

@@ -7,20 +7,26 @@ from typing import Any
 import torch
 
 from cynosure.core.contracts import Quantizer
-from cynosure.core.records import Quantized
+from cynosure.core.records import CodeSpec, Quantized
 from cynosure.errors import CynosureError
 from cynosure.testing.checks import Subject, check
 from cynosure.testing.samples import require_gradients, require_same, require_state_round_trip
 
 
 def _vectors(quantizer: Quantizer, batch: int = 4, length: int = 6, seed: int = 0) -> torch.Tensor:
-    return torch.randn(batch, length, quantizer.dim, generator=torch.Generator().manual_seed(seed))
+    shape = (batch, quantizer.positions or length, quantizer.dim)
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def _spec(quantizer: Quantizer, vectors: torch.Tensor) -> CodeSpec:
+    return CodeSpec(quantizer.segments(vectors.shape[1]))
 
 
 def _train(quantizer: Quantizer) -> None:
     quantizer.train()
     for seed in range(3):
         quantizer(_vectors(quantizer, seed=seed))
+        quantizer.learn()
 
 
 def _total(quantized: Quantized) -> torch.Tensor:
@@ -36,14 +42,38 @@ def ids_are_codes(subject: Subject) -> None:
         vectors = _vectors(quantizer)
         found = quantizer(vectors)
         assert found.vectors.shape == vectors.shape, f"vectors {list(vectors.shape)} became {list(found.vectors.shape)}"
-        wanted = (*vectors.shape[:2], quantizer.depth)
-        assert found.ids.shape == wanted, f"ids must be [B, N, D] = {list(wanted)}, not {list(found.ids.shape)}"
+        spec = _spec(quantizer, vectors)
+        wanted = (len(vectors), spec.length, spec.depth)
+        assert found.ids.shape == wanted, f"ids must be [B, L, D] = {list(wanted)}, not {list(found.ids.shape)}"
         assert found.ids.dtype == torch.int64, f"ids must be int64, not {found.ids.dtype}"
+        inside = (found.ids >= 0) & (found.ids < spec.limits())
         low, high = int(found.ids.min()), int(found.ids.max())
-        assert 0 <= low and high < quantizer.vocab_size, f"ids {low}..{high} leave [0, {quantizer.vocab_size})"
+        assert bool(inside.all()), f"ids {low}..{high} leave the vocabularies that `segments` tells"
         assert found.usage.shape == (quantizer.vocab_size,), "usage must be [K]"
-        assert int(found.usage.sum()) == found.ids.numel(), "usage must count every id of the batch once"
+        codes = len(vectors) * sum(segment.length * segment.depth for segment in spec.segments)
+        assert int(found.usage.sum()) == codes, "usage must count every id of the batch once"
         assert all(loss.ndim == 0 for loss in found.losses.values()), "losses must be scalars"
+
+
+@check("quantizer")
+def segments_agree_with_the_attributes(subject: Subject) -> None:
+    quantizer = subject.build()
+    spec = _spec(quantizer, _vectors(quantizer))
+    told, own = (spec.vocab_size, spec.depth), (quantizer.vocab_size, quantizer.depth)
+    assert told == own, f"`segments` tells K and D {told}, the quantizer's vocab_size and depth are {own}"
+
+
+@check("quantizer")
+def every_code_can_be_looked_up(subject: Subject) -> None:
+    quantizer = subject.build().eval()
+    vectors = _vectors(quantizer)
+    limits = _spec(quantizer, vectors).limits()
+    uniforms = torch.rand(len(vectors), *limits.shape, generator=torch.Generator().manual_seed(3))
+    for ids in ((uniforms * limits).long(), torch.zeros_like(uniforms).long(), (limits - 1).expand(uniforms.shape)):
+        found = quantizer.lookup(ids)
+        assert found.shape == vectors.shape, f"lookup gives {list(found.shape)} for vectors {list(vectors.shape)}"
+        assert found.dtype == torch.float32, f"lookup gives {found.dtype}, must be float32"
+        assert bool(found.isfinite().all()), "a code that a prior may write has a vector that is not finite"
 
 
 @check("quantizer")
@@ -88,6 +118,33 @@ def evaluation_changes_nothing(subject: Subject) -> None:
     changed = [name for name, value in quantizer.state_dict().items() if not torch.equal(value, before[name])]
     assert not changed, f"evaluation changed {', '.join(changed)}"
     assert torch.equal(first.ids, second.ids), "evaluation gives other ids the second time"
+    assert torch.equal(first.vectors, second.vectors), "evaluation gives other vectors the second time"
+
+
+@check("quantizer")
+def forward_leaves_learning_to_learn(subject: Subject) -> None:
+    quantizer = subject.build().train()
+    quantizer.learn()  # with nothing seen, nothing to learn
+    before = {name: value.clone() for name, value in quantizer.state_dict().items()}
+    quantizer(_vectors(quantizer))
+    changed = [name for name, value in quantizer.state_dict().items() if not torch.equal(value, before[name])]
+    assert not changed, f"forward changed {', '.join(changed)}; change state in `learn`, once an optimizer step"
+
+
+@check("quantizer")
+def micro_batches_teach_what_one_batch_teaches(subject: Subject) -> None:
+    whole, parts = subject.build().train(), subject.build().train()
+    parts.load_state_dict(whole.state_dict())
+    for seed in range(3):
+        vectors = _vectors(whole, seed=seed)
+        whole(vectors)
+        for part in vectors.chunk(2):
+            parts(part)
+        whole.learn()
+        parts.learn()
+    state = parts.state_dict()
+    for name, value in whole.state_dict().items():
+        require_same(state[name].double(), value.double(), f"two halves of a batch give another {name} than the whole")
 
 
 @check("quantizer")
@@ -109,6 +166,7 @@ def refuses_nan(subject: Subject) -> None:
     vectors[0, 0, 0] = float("nan")
     try:
         quantizer(vectors)
+        quantizer.learn()
     except CynosureError:
         changed = [name for name, value in quantizer.state_dict().items() if not torch.equal(value, before[name])]
         assert not changed, f"NaN was refused only after it changed {', '.join(changed)}"

@@ -73,10 +73,13 @@ def row(seed: int = 0, size: tuple[int, int] = (37, 53), thing: int = 2) -> dict
     return {
         "image": image,
         "panoptic": panoptic,
+        "crowd": np.where(panoptic[..., 0] == 0, np.arange(width) // 8 % 2 * thing, 0),
         "depth": depth,
         "low_light": image // 8,
         "caption": "a box on the ground",
         "label": seed,
+        "image_id": seed,
+        "file_name": f"{seed}.png",
     }
 
 

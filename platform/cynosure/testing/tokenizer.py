@@ -43,9 +43,9 @@ def codes_match_the_spec(subject: Subject) -> None:
                 inside = bool(((ids >= 0) & (ids < segment.vocab_size)).all())
                 assert inside, f"ids of segment {segment.name} leave [0, {segment.vocab_size})"
                 start += segment.length
-            wanted = (len(codes.ids), spec.length, tokenizer.code_dim)
+            wanted = (len(codes.ids), tokenizer.code_positions, tokenizer.code_dim)
             got = tuple(encoded.vectors.shape)
-            assert got == wanted, f"vectors must be [B, L, d] = {wanted}, not {got}"
+            assert got == wanted, f"vectors must be [B, N, d] = {wanted}, not {got}"
             assert all(loss.ndim == 0 for loss in encoded.losses.values()), "losses must be scalars"
 
 

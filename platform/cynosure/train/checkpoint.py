@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
+from cynosure.core.shards import sharded_like
 from cynosure.errors import CheckpointError
 
 MODEL = "model.safetensors"
@@ -90,18 +91,18 @@ def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Map
 
 def read_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
     """Tensors and metadata of a safetensors file; a missing or damaged file is a CheckpointError."""
-    with _opened(path) as file:
+    with opened(path) as file:
         return {k: file.get_tensor(k) for k in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
 
 
 def read_metadata(path: Path) -> dict[str, str]:
     """Only the metadata, without reading the tensors."""
-    with _opened(path) as file:
+    with opened(path) as file:
         return dict(file.metadata() or {})
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Any]:
+def opened(path: Path) -> Iterator[Any]:
     if not path.is_file():
         raise CheckpointError(f"there is no checkpoint file {path}.")
     try:
@@ -124,29 +125,40 @@ def copy_parameters(parameters: Mapping[str, nn.Parameter], tensors: Mapping[str
     """Copy tensors into parameters by name; the same errors as `load_state`."""
     _require_fit(parameters, tensors, source)
     for name, parameter in parameters.items():
-        parameter.copy_(tensors[name])
+        parameter.copy_(sharded_like(parameter, tensors[name]))
 
 
 def _require_fit(own: Mapping[str, torch.Tensor], given: Mapping[str, torch.Tensor], source: Path) -> None:
-    problems = _differences(own, given)
+    problems = differences(shapes_of(own), shapes_of(given))
     if problems:
         raise CheckpointError(
             f"{source} does not fit this model: {'; '.join(problems)}. Was it made by another recipe?"
         )
 
 
-def _differences(own: Mapping[str, torch.Tensor], given: Mapping[str, torch.Tensor]) -> list[str]:
-    wrong = [
-        f"{k} is {list(given[k].shape)}, wanted {list(own[k].shape)}"
-        for k in own
-        if k in given and own[k].shape != given[k].shape
-    ]
+def shapes_of(tensors: Mapping[str, torch.Tensor]) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+
+
+def differences(wanted: Mapping[str, Sequence[int]], given: Mapping[str, Sequence[int]]) -> list[str]:
+    """What keeps tensors of some shapes from being those that are wanted: up to three phrases; -1 fits any size."""
     groups = (
-        ("missing", [k for k in own if k not in given]),
-        ("left over", [k for k in given if k not in own]),
-        ("wrong shape", wrong),
+        ("missing", [k for k in wanted if k not in given]),
+        ("left over", [k for k in given if k not in wanted]),
+        (
+            "wrong shape",
+            [
+                f"{k} is {list(given[k])}, wanted {list(shape)}"
+                for k, shape in wanted.items()
+                if k in given and not _fits(shape, given[k])
+            ],
+        ),
     )
     return [f"{len(names)} {what} ({some(names)})" for what, names in groups if names]
+
+
+def _fits(wanted: Sequence[int], given: Sequence[int]) -> bool:
+    return len(wanted) == len(given) and all(w in (-1, g) for w, g in zip(wanted, given, strict=True))
 
 
 def some(names: list[str], most: int = 4) -> str:
@@ -176,7 +188,7 @@ def _laid_out_as(parameter: torch.Tensor, tensor: torch.Tensor) -> torch.Tensor:
     """`tensor` with the strides of the parameter it belongs to: fused optimizers walk both memories side by side."""
     if tensor.shape != parameter.shape:
         return tensor
-    return torch.empty_like(parameter, dtype=tensor.dtype).copy_(tensor)
+    return torch.empty_like(parameter, dtype=tensor.dtype).copy_(sharded_like(parameter, tensor))
 
 
 def step_directories(directory: Path) -> list[Path]:

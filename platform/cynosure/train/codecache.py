@@ -12,6 +12,7 @@ from accelerate import Accelerator
 from torch import nn
 
 from cynosure.core.records import Batch, Codes, CodeSpec
+from cynosure.core.shards import whole
 from cynosure.data.loading import TaskData, collate
 from cynosure.progress import Progress
 from cynosure.train.checkpoint import write_whole
@@ -27,7 +28,7 @@ def weights_digest(*modules: nn.Module) -> str:
     for module in modules:
         for name, tensor in module.state_dict().items():
             digest.update(name.encode())
-            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+            digest.update(whole(tensor).detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:16]
 
 

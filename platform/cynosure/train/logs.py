@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from cynosure.train.loop import Run
 
 FILE = "log.jsonl"
+NOTE_DECAY = 0.9
+NOTE_METRICS = 2
+COLUMNS = ("prior", "oracle", "none")
+"""Whose codes an evaluation in training is summed up by: the first of these that it has."""
 
 
 class Logs:
@@ -67,21 +71,64 @@ class Logs:
             self._values[name] = [torch.tensor(v, device=self.run.accelerator.device) for v in values]
 
     def write(self, values: Mapping[str, float]) -> None:
-        """One line to the JSON log, the trackers and the hooks."""
+        """One line to the JSON log and the trackers, then to the hooks."""
         run = self.run
-        run.host.step_end(run, dict(values))
         run.accelerator.log({f"{run.stage}/{k}": v for k, v in values.items()}, step=run.total_step)
-        if run.main:
-            line = {"stage": run.stage, "step": run.step, **{k: float(f"{v:.7g}") for k, v in values.items()}}
-            _append(run.directory / FILE, json.dumps(line))
+        _append(run, {k: float(f"{v:.7g}") for k, v in values.items()})
+        run.host.step_end(run, dict(values))
 
 
-def _append(path: Path, line: str) -> None:
+class LossNote:
+    """The losses beside the progress bar, one a task, smoothed over about ten micro-batches."""
+
+    def __init__(self) -> None:
+        self._smooth: dict[str, float] = {}
+
+    def add(self, losses: Mapping[str, float]) -> str:
+        for task, loss in losses.items():
+            self._smooth[task] = loss + NOTE_DECAY * (self._smooth.get(task, loss) - loss)
+        return " · ".join(f"{task} {loss:.3f}" for task, loss in self._smooth.items())
+
+
+def evaluation_note(found: Mapping[str, float]) -> str:
+    """The first metrics of every task of an evaluation in training, by names such as eval/depth/oracle/rmse."""
+    metrics: dict[str, dict[str, list[str]]] = {}
+    for name, value in found.items():
+        _, *path = name.split("/")
+        if len(path) == 3 and path[1] in COLUMNS:
+            metrics.setdefault(path[0], {}).setdefault(path[1], []).append(f"{path[2]} {value:.3f}")
+    told = []
+    for task, columns in metrics.items():
+        column = next(c for c in COLUMNS if c in columns)
+        told.append(f"{task} {', '.join(columns[column][:NOTE_METRICS])} (codes: {column})")
+    return " · ".join(told)
+
+
+def write_warning(run: Run, text: str) -> None:
+    """A line of the JSON log that holds a sentence."""
+    _append(run, {"warning": text})
+
+
+def _append(run: Run, values: Mapping[str, Any]) -> None:
+    if not run.main:
+        return
+    path = run.directory / FILE
     try:
         with open(path, "a") as file:
-            file.write(line + "\n")
+            file.write(json.dumps({"stage": run.stage, "step": run.step, **values}) + "\n")
     except OSError as error:
         raise TrainingError(f"could not write {path} ({error}): free some space, then --resume.") from error
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    """The lines of a log, without one that a kill has cut short."""
+    lines = []
+    for line in path.read_text().splitlines() if path.is_file() else ():
+        try:
+            lines.append(dict(json.loads(line)))
+        except (ValueError, TypeError):
+            continue
+    return lines
 
 
 def rewind(path: Path, stages: Sequence[str], stage: str, step: int) -> None:

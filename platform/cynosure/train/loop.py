@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +21,13 @@ from cynosure.data.loading import TaskData, micro_batches
 from cynosure.errors import TrainingError, unknown
 from cynosure.progress import Progress
 from cynosure.train import saving
+from cynosure.train.compute import compile_blocks, recompute_blocks
+from cynosure.train.inherit import inherit
 from cynosure.train.interrupt import Stopped, StopSignal
-from cynosure.train.logs import Logs
+from cynosure.train.logs import Logs, LossNote, evaluation_note, write_warning
 from cynosure.train.schedule import Average, learning_rate, set_learning_rate
-from cynosure.train.stages import check_data, prepare_stage, stage_data, stage_mixture
+from cynosure.train.sharding import clip_gradients, gathered, prepare, shard
+from cynosure.train.stages import check_data, micro_batches_per_step, prepare_stage, stage_data, stage_mixture
 from cynosure.train.start import make_accelerator
 
 Evaluate = Callable[["Run"], Mapping[str, float]]
@@ -32,7 +35,8 @@ Evaluate = Callable[["Run"], Mapping[str, float]]
 
 @dataclass
 class Run:
-    """A training run, as hooks see it. `step` counts the finished optimizer steps of `stage`."""
+    """A training run, as hooks see it. `step` counts the finished optimizer steps of `stage`; `taken` are the names of
+    the weights that it began with."""
 
     session: Session
     model: GuidedModel
@@ -43,6 +47,7 @@ class Run:
     step: int = 0
     finished: set[str] = field(default_factory=set)
     wrapped: nn.Module | None = None
+    taken: frozenset[str] = frozenset()
 
     @property
     def recipe(self) -> Any:
@@ -62,6 +67,11 @@ class Run:
         return getattr(self.recipe.train, self.stage)
 
     @property
+    def accumulate(self) -> int:
+        """Micro-batches of one process in an optimizer step of the present stage."""
+        return micro_batches_per_step(self.recipe, self.stage, self.accelerator.num_processes)
+
+    @property
     def total_step(self) -> int:
         """`step` after those of all earlier stages."""
         stages = self.recipe.train.stages
@@ -72,6 +82,11 @@ class Run:
         assert self.wrapped is not None
         output: StepOutput = self.wrapped(batch, self.stage)
         return output
+
+    def warn(self, text: str) -> None:
+        """Tell the user one sentence now, and keep it in the log."""
+        self.progress.say(f"warning: {text}")
+        write_warning(self, text)
 
 
 def train(
@@ -96,6 +111,9 @@ def train(
         check_data(run)
         if resume:
             saving.resume(run)
+        inherit(run)
+        _check_optimizers(run)
+        shard(run.model)
         saving.prepare_folder(run)
         run.host.train_start(run)
         for stage in run.recipe.train.stages:
@@ -119,6 +137,10 @@ def _start(session: Session, directory: Path, resume: bool, progress: Progress) 
     directory.mkdir(parents=True, exist_ok=True)
     with initial_weights(not (resume and saving.newest(directory))):
         model = build_model(session.recipe, session.host).to(accelerator.device)
+    if session.recipe.train.compile:
+        compile_blocks(model)
+    if session.recipe.train.checkpointing:
+        recompute_blocks(model)
     return Run(session, model, directory, accelerator, progress if accelerator.is_main_process else Progress())
 
 
@@ -150,23 +172,24 @@ class _Loop:
         run.model.set_stage(run.stage)
         self.learning = {name: p for name, p in run.model.named_parameters() if p.requires_grad}
         self.parameters = list(self.learning.values())
-        wrapped = torch.compile(run.model) if run.recipe.train.compile else run.model
-        run.wrapped, self.optimizer = run.accelerator.prepare(wrapped, _build_optimizer(run))
+        run.wrapped, self.optimizer = prepare(run.accelerator, run.model, build_optimizer(run))
         self.average = Average(self.learning, run.settings.ema) if run.settings.ema else None
         self.mixture = stage_mixture(run, data)
-        self.logs = Logs(run)
+        self.logs, self.note = Logs(run), LossNote()
         if told := saving.restore_step(run, self.optimizer, self.average):
             self.logs.restore(told)
+        run.host.stage_start(run, data, self.mixture)
 
     def run_steps(self) -> None:
         run, settings, accelerator = self.run, self.run.settings, self.run.accelerator
-        first, last = run.step * settings.accumulate, settings.steps * settings.accumulate
+        count = run.accumulate
+        first, last = run.step * count, settings.steps * count
         rank, world, workers = accelerator.process_index, accelerator.num_processes, run.recipe.train.workers
         stream = iter(micro_batches(self.data, self.mixture, first, last, rank, world, workers))
         with run.progress.bar(f"stage {run.stage}", settings.steps, run.step) as bar:
             while run.step < settings.steps:
-                loss, stopping = self._step([next(stream) for _ in range(settings.accumulate)])
-                bar.advance(1, f"loss {loss:.3f}")
+                note, stopping = self._step([next(stream) for _ in range(count)])
+                bar.advance(1, note)
                 self._periodic()
                 if stopping and run.step < settings.steps:
                     self._save()
@@ -176,23 +199,25 @@ class _Loop:
         accelerator.unwrap_model(run.wrapped, keep_fp32_wrapper=False)
         accelerator.free_memory()
 
-    def _step(self, batches: Sequence[Batch]) -> tuple[float, bool]:
-        """One optimizer step; returns the mean loss, and whether any process was told to stop."""
+    def _step(self, batches: Sequence[Batch]) -> tuple[str, bool]:
+        """One optimizer step; returns the losses in words, and whether any process was told to stop."""
         run, settings = self.run, self.run.settings
         lr = learning_rate(run.step, settings.steps, settings.lr, settings.warmup, settings.final_lr)
         set_learning_rate(self.optimizer, lr)
         outputs = [self._micro_step(batch, i, len(batches)) for i, batch in enumerate(batches)]
         run.accelerator.unscale_gradients()
-        norm = torch.nn.utils.clip_grad_norm_(self.parameters, settings.clip or math.inf)
+        norm = clip_gradients(self.parameters, settings.clip or math.inf)
         *losses, gradient, stopping = self._shared(outputs, norm)
         self._require_finite(batches, losses, gradient)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
+        run.model.end_step()
         run.step += 1
         if self.average and not self.optimizer.step_was_skipped:
             self.average.update(run.step)
         self.logs.add(batches, outputs, lr, norm)
-        return sum(losses) / len(losses) / run.accelerator.num_processes, stopping > 0
+        world = run.accelerator.num_processes
+        return self.note.add({b.task: loss / world for b, loss in zip(batches, losses, strict=True)}), stopping > 0
 
     def _micro_step(self, batch: Batch, index: int, count: int) -> StepOutput:
         run, accelerator = self.run, self.run.accelerator
@@ -205,6 +230,8 @@ class _Loop:
         try:
             with accelerator.autocast(), accelerator.no_sync(run.wrapped) if waits else nullcontext():
                 output = run.host.training_step(run, batch) or run.forward(batch)
+                if not output.loss.requires_grad:
+                    raise TrainingError(f"all that the task uses is frozen: set tasks.{batch.task}.weight to 0.")
                 accelerator.backward(output.loss / count)
         except TrainingError as error:
             raise TrainingError(f"task {batch.task}, step {run.step + 1} of stage {run.stage}: {error}") from error
@@ -237,8 +264,10 @@ class _Loop:
     def _periodic(self) -> None:
         run, settings = self.run, self.run.recipe.train
         if self.evaluate and settings.eval_every and run.step % settings.eval_every == 0:
-            with self.average.applied() if self.average else nullcontext():
-                self.logs.write(dict(self.evaluate(run)))
+            with self.average.applied() if self.average else nullcontext(), gathered(run.model):
+                found = dict(self.evaluate(run))
+            self.logs.write(found)
+            run.progress.say(f"stage {run.stage}, step {run.step}: {evaluation_note(found)}")
             run.model.set_stage(run.stage)
         if run.step % settings.save_every == 0 and run.step < run.settings.steps:
             self._save()
@@ -247,7 +276,19 @@ class _Loop:
         saving.save_step(self.run, self.optimizer, self.average, self.logs.state())
 
 
-def _build_optimizer(run: Run) -> torch.optim.Optimizer:
+def _check_optimizers(run: Run) -> None:
+    """Find out before hours of one stage what the optimizer of a later one would stumble over."""
+    for stage in run.recipe.train.stages:
+        later = replace(run, stage=stage)
+        if later.settings.steps:
+            run.model.set_stage(stage)
+            build_optimizer(later)
+
+
+def build_optimizer(run: Run) -> torch.optim.Optimizer:
+    """The optimizer of the run's stage, from a plugin; raises TrainingError when none answers or nothing learns."""
+    if not any(p.requires_grad for p in run.model.parameters()):
+        raise TrainingError(f"all that stage {run.stage} trains is frozen: take it out of train.stages.")
     optimizer = run.host.build_optimizer(run)
     if optimizer is None:
         known = [p.name for p in run.host.plugins if "cynosure_build_optimizer" in p.hooks]

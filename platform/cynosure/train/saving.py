@@ -6,14 +6,16 @@ All processes of a run must see its folder; the first one writes.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from accelerate.utils import broadcast_object_list
 
 from cynosure.config.recipe import differences
+from cynosure.core.shards import whole
 from cynosure.errors import CheckpointError
 from cynosure.train import checkpoint as files
 from cynosure.train import logs
@@ -48,7 +50,21 @@ def metadata(run: Run) -> dict[str, str]:
         "plugins": json.dumps(run.host.versions()),
         "stage": run.stage,
         "step": str(run.step),
+        "prior": "trained" if _has_trained_prior(run) else "untrained",
     }
+
+
+def _has_trained_prior(run: Run) -> bool:
+    """Whether the prior has learnt anything yet, here or in the run that this one began with."""
+    stages = run.recipe.train.stages
+    learns = "prior" in stages and run.recipe.train.prior.steps > 0 and stages.index("prior") <= stages.index(run.stage)
+    taken = any(name.startswith("prior.") for name in run.taken)
+    return taken or (learns and (run.stage, run.step) != ("prior", 0))
+
+
+def prior_trained(told: Mapping[str, str]) -> bool:
+    """What a model file says about its prior; one that says nothing is a whole model."""
+    return told.get("prior") != "untrained"
 
 
 def prepare_folder(run: Run) -> None:
@@ -67,25 +83,29 @@ def save_step(run: Run, optimizer: torch.optim.Optimizer, average: Average | Non
 
     def write(folder: Path) -> None:
         with average.applied() if average else nullcontext():
-            files.write_tensors(folder / files.MODEL, run.model.state_dict(), metadata(run))
-        files.write_tensors(folder / files.OPTIMIZER, files.optimizer_tensors(optimizer))
+            _write(run, folder / files.MODEL, run.model.state_dict(), metadata(run))
+        _write(run, folder / files.OPTIMIZER, files.optimizer_tensors(optimizer))
         if average:
-            files.write_tensors(folder / files.WEIGHTS, average.parameters)
+            _write(run, folder / files.WEIGHTS, average.parameters)
 
     _save(run, write, {"logs": told, "scaler": run.accelerator.scaler.state_dict() if run.accelerator.scaler else {}})
 
 
 def save_stage(run: Run) -> None:
     """Write a checkpoint that marks the end of a stage."""
-    _save(run, lambda folder: files.write_tensors(folder / files.MODEL, run.model.state_dict(), metadata(run)), {})
+    _save(run, lambda folder: _write(run, folder / files.MODEL, run.model.state_dict(), metadata(run)), {})
 
 
 def _save(run: Run, write: Any, more: dict[str, Any]) -> None:
     number = run.recipe.train.stages.index(run.stage)
     path = run.directory / "checkpoints" / f"{number}-{run.stage}-{run.step:08d}"
     # One that is there has the same content, since a step's outcome depends on nothing but its number.
-    if run.main and not path.exists():
+    (there,) = broadcast_object_list([path.exists()])
+    if not there and not run.main:
+        write(path)
+    elif not there:
         state = {"stage": run.stage, "step": run.step, "finished": sorted(run.finished), **more}
+        state["taken"] = sorted(run.taken)
         state["processes"] = run.accelerator.num_processes
 
         def write_all(folder: Path) -> None:
@@ -101,11 +121,28 @@ def _save(run: Run, write: Any, more: dict[str, Any]) -> None:
 
 def save_final(run: Run) -> None:
     """Write the finished model, which `load` reads."""
+    path = run.directory / files.MODEL
+
+    def write(file: Path) -> None:
+        _write(run, file, run.model.state_dict(), metadata(run))
+
     if run.main:
-        path = run.directory / files.MODEL
-        files.write_whole(path, lambda p: files.write_tensors(p, run.model.state_dict(), metadata(run)))
+        files.write_whole(path, write)
         run.host.checkpoint_saved(run, path)
+    else:
+        write(path)
     run.accelerator.wait_for_everyone()
+
+
+def _write(run: Run, path: Path, tensors: Mapping[str, torch.Tensor], told: Mapping[str, str] | None = None) -> None:
+    """One file of tensors that every process has whole, or a shard of: all of them take part, the first one writes."""
+    found = {}
+    for name, tensor in tensors.items():
+        tensor = whole(tensor)
+        if run.main:
+            found[name] = tensor.detach().cpu()
+    if run.main:
+        files.write_tensors(path, found, told)
 
 
 def resume(run: Run) -> None:
@@ -118,6 +155,7 @@ def resume(run: Run) -> None:
         tensors, told = files.read_tensors(path / files.MODEL)
         state = files.read_state(path)
         run.stage, run.step, run.finished = state["stage"], state["step"], set(state["finished"])
+        run.taken = frozenset(state.get("taken", ()))
     _check_recipe(run, told, path)
     files.load_state(run.model, tensors, path / files.MODEL)
     before, now = state.get("processes", 1), run.accelerator.num_processes

@@ -9,11 +9,16 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
+from cynosure.core.shards import local
+
 
 def learning_rate(step: int, steps: int, peak: float, warmup: int, final: float) -> float:
-    """Linear warm-up over `warmup` steps, then a cosine from `peak` to `final * peak`; step counts from 0."""
+    """Linear warm-up from 0 over `warmup` steps, then a cosine from `peak` to `final * peak`, as UViM trains.
+
+    `step` counts from 0, so the very first update of a warm-up has size 0: it only fills the optimizer's averages.
+    """
     if step < warmup:
-        return peak * (step + 1) / warmup
+        return peak * step / warmup
     progress = (step - warmup) / max(1, steps - warmup)
     return peak * (final + (1 - final) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress))))
 
@@ -36,8 +41,8 @@ class Average:
     def update(self, step: int) -> None:
         """After `step` optimizer steps; the decay grows from 0 so that the start is forgotten."""
         decay = min(self.decay, (1 + step) / (10 + step))
-        current = [p.detach().float() for p in self.parameters.values()]
-        torch._foreach_lerp_(list(self.values.values()), current, 1 - decay)
+        current = [local(p.detach()).float() for p in self.parameters.values()]
+        torch._foreach_lerp_([local(v) for v in self.values.values()], current, 1 - decay)
 
     @torch.no_grad()
     def copy_to_model(self) -> None:

@@ -11,8 +11,11 @@ from cynosure.data.loading import TaskData
 from cynosure.data.mixing import Mixture, mixture_weights
 from cynosure.errors import DataError, TrainingError
 from cynosure.train.codecache import cached_codes, weights_digest
+from cynosure.train.sharding import gathered
 
 if TYPE_CHECKING:
+    from cynosure.config.recipe import Recipe
+    from cynosure.core.guided import Stage
     from cynosure.train.loop import Run
 
 CACHE = "cache"
@@ -21,9 +24,12 @@ CACHE = "cache"
 def check_data(run: Run) -> None:
     """Find out before hours of training what a later stage would stumble over; say what is unusual."""
     recipe = run.recipe
+    check_stages(recipe, run.accelerator.num_processes)
     refit = recipe.train.refit
     refits = (refit.tasks or list(recipe.tasks)) if "refit" in recipe.train.stages and refit.steps else []
     for key, use in recipe.tasks.items():
+        if use.weight == 0:
+            continue
         rows = run.session.rows(key, "train")
         if not hasattr(rows, "__getitem__"):
             if key in refits:
@@ -39,16 +45,55 @@ def check_data(run: Run) -> None:
             raise DataError(f"task {key} has nothing to learn from: dataset {use.data} holds no training row.")
         elif len(rows) < use.batch_size:
             run.progress.say(f"task {key}: batch_size {use.batch_size} repeats rows, there are only {len(rows)}.")
-    if refits and not recipe.train.prior.views:
+
+
+def check_stages(recipe: Recipe, processes: int) -> None:
+    """What the settings of the stages must have, whatever the data; raises TrainingError."""
+    stages = [stage for stage in recipe.train.stages if getattr(recipe.train, stage).steps]
+    for stage in stages:
+        micro_batches_per_step(recipe, stage, processes)
+    if "refit" in stages and not recipe.train.prior.views:
         raise TrainingError("stage refit keeps the codes of its rows: set train.prior.views to 1 or more.")
+
+
+def stage_tasks(recipe: Recipe, stage: Stage) -> list[str]:
+    """Keys of the tasks that a stage trains."""
+    chosen = recipe.train.refit.tasks if stage == "refit" else None
+    return [key for key in chosen or recipe.tasks if recipe.tasks[key].weight > 0]
+
+
+def micro_batches_per_step(recipe: Recipe, stage: Stage, processes: int) -> int:
+    """How many micro-batches every process accumulates: as the stage says, or as many as make up its `global_batch`.
+
+    Raises TrainingError when no number of them does, saying what would.
+    """
+    settings = getattr(recipe.train, stage)
+    wanted: int | None = settings.global_batch
+    if wanted is None:
+        return int(settings.accumulate)
+    where = f"train.{stage}.global_batch: {wanted}"
+    sizes = {key: recipe.tasks[key].batch_size for key in stage_tasks(recipe, stage)}
+    if len(set(sizes.values())) > 1:
+        listed = ", ".join(f"{key} {size}" for key, size in sizes.items())
+        raise TrainingError(f"{where} needs tasks of one batch_size ({listed}): make them equal, or use accumulate.")
+    if wanted % processes:
+        raise TrainingError(f"{where} cannot be shared by {processes} processes: make it a multiple of {processes}.")
+    size, share = next(iter(sizes.values())), wanted // processes
+    if share % size:
+        fitting = [n for n in range(1, share + 1) if share % n == 0]
+        near = [*[n for n in fitting if n < size][-1:], *[n for n in fitting if n > size][:1]]
+        raise TrainingError(
+            f"{where} is no multiple of batch_size {size} times {processes} processes: "
+            f"set batch_size to {' or '.join(map(str, near))}."
+        )
+    return share // size
 
 
 def stage_data(run: Run) -> dict[str, TaskData]:
     """Training rows by task for the present stage."""
     recipe = run.recipe
-    chosen = run.settings.tasks if run.stage == "refit" and run.settings.tasks else list(recipe.tasks)
     data = {}
-    for key in chosen:
+    for key in stage_tasks(recipe, run.stage):
         task, rows = run.model.tasks[key], run.session.rows(key, "train")
         transforms = run.host.transforms(task, "train")
         data[key] = TaskData(task, rows, recipe.tasks[key].batch_size, recipe.seed, transforms=transforms)
@@ -60,7 +105,8 @@ def stage_mixture(run: Run, data: dict[str, TaskData]) -> Mixture:
     mixing = run.recipe.mixing
     weights = {key: run.recipe.tasks[key].weight for key in data}
     sizes = {key: 1 if d.streams else len(d) for key, d in data.items()}
-    return Mixture(mixture_weights(weights, sizes, mixing.by, mixing.temperature))
+    batches = {key: d.batch_size for key, d in data.items()}
+    return Mixture(mixture_weights(weights, sizes, batches, mixing.by, mixing.temperature))
 
 
 def prepare_stage(run: Run, data: dict[str, TaskData]) -> None:
@@ -76,18 +122,23 @@ def prepare_stage(run: Run, data: dict[str, TaskData]) -> None:
             run.progress.say(f"task {key} streams: the oracle writes its codes in passing, without train.prior.views.")
         elif views:
             task_data.views = views
-            _add_codes(run, task_data)
-            if run.stage == "refit":
-                _add_sampled(run, task_data)
+            with gathered(run.model):
+                _add_codes(run, task_data)
+                if run.stage == "refit":
+                    _add_sampled(run, task_data)
 
 
 def warm_start(run: Run) -> None:
-    """Copy into the prior's encoder every weight that the base has under the same name and shape."""
+    """Copy into the prior's encoder every weight that the base has under the same name and shape.
+
+    Not those with which the run began: they are already what a prior has learnt.
+    """
     encoder = getattr(run.model.prior, "encoder", None)
-    if encoder is None:
+    if encoder is None or encoder.starts_trained:
         return
     own, learnt = encoder.state_dict(), run.model.base.state_dict()
-    shared = {k: learnt[k] for k in own if k in learnt and learnt[k].shape == own[k].shape}
+    free = [k for k in own if f"prior.encoder.{k}" not in run.taken]
+    shared = {k: learnt[k] for k in free if k in learnt and learnt[k].shape == own[k].shape}
     encoder.load_state_dict({**own, **shared})
     if shared:
         run.progress.say(f"the prior's encoder starts from {len(shared)} of {len(own)} arrays of the base.")

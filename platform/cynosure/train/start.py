@@ -11,10 +11,11 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
-from accelerate.utils import DistributedDataParallelKwargs
+from accelerate.utils import DistributedDataParallelKwargs, patch_environment
 
 from cynosure.config.recipe import Recipe
 from cynosure.errors import TrainingError, unknown
+from cynosure.train.sharding import check_settings
 
 PROJECT = "cynosure"
 
@@ -25,18 +26,20 @@ def make_accelerator(recipe: Recipe, directory: Path) -> Accelerator:
     Raises TrainingError for a tracker that is unknown or not installed, and a precision that this machine lacks.
     """
     trackers = list(recipe.train.trackers)
-    _check_trackers(trackers)
+    check_trackers(trackers)
+    check_settings()
     AcceleratorState._reset_state()  # else a second run in one process could not have another precision
     precision = recipe.train.precision
     advice = f"this machine cannot train with train.precision: {precision}; set it to bf16 or no."
     try:
-        accelerator = Accelerator(
-            cpu=_several_cpu_processes(),
-            mixed_precision=precision,
-            log_with=trackers or None,
-            project_dir=str(directory),
-            kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=len(recipe.tasks) > 1)],
-        )
+        with patch_environment(ACCELERATE_USE_FSDP="false"):  # `sharding` does what it asks for
+            accelerator = Accelerator(
+                cpu=several_cpu_processes(),
+                mixed_precision=precision,
+                log_with=trackers or None,
+                project_dir=str(directory),
+                kwargs_handlers=[_data_parallel(len(recipe.tasks))],
+            )
     except ValueError as error:
         raise TrainingError(advice) from error
     if precision != "no" and not accelerator.native_amp:  # accelerate leaves out what a device lacks without a word
@@ -47,12 +50,18 @@ def make_accelerator(recipe: Recipe, directory: Path) -> Accelerator:
     return accelerator
 
 
-def _several_cpu_processes() -> bool:
+def _data_parallel(tasks: int) -> DistributedDataParallelKwargs:
+    """A mixture leaves out parameters of other tasks; gradients that are views of what is sent need no second copy."""
+    return DistributedDataParallelKwargs(find_unused_parameters=tasks > 1, gradient_as_bucket_view=True)
+
+
+def several_cpu_processes() -> bool:
     """accelerate joins processes without GPUs only when it is told to use the CPU; each would train for itself."""
     return int(os.environ.get("WORLD_SIZE", "1")) > 1 and not (torch.cuda.is_available() or torch.xpu.is_available())
 
 
-def _check_trackers(names: Sequence[str]) -> None:
+def check_trackers(names: Sequence[str]) -> None:
+    """Raises TrainingError for a tracker that is unknown or not installed."""
     known = [str(name) for name in LOGGER_TYPE_TO_CLASS]
     installed = {str(name) for name in get_available_trackers()}
     for name in names:

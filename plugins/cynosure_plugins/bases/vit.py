@@ -11,6 +11,7 @@ from torch import nn
 
 from cynosure import hookimpl
 from cynosure.core.blocks import (
+    Shape,
     Transformer,
     patch_embedding,
     positions,
@@ -51,6 +52,11 @@ class ViTBase(Base):
         pixels = config.patch**2
         heads = {t: zero_initialized(nn.Linear(config.dim, c * pixels)) for t, c in shapes.channels.items()}
         self.heads = nn.ModuleDict(heads)
+
+    def published_shapes(self) -> dict[str, Shape]:
+        pixels = self.config.patch**2
+        weights: dict[str, Shape] = {f"heads.{task}.weight": (-1, pixels, self.config.dim) for task in self.heads}
+        return weights | {f"heads.{task}.bias": (-1, pixels) for task in self.heads}
 
     def forward(self, inputs: Mapping[str, Any], vectors: torch.Tensor | None, task: str) -> torch.Tensor:
         x = to_tokens(self.image_stem(inputs["image"])) + self.positions

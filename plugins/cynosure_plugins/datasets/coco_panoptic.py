@@ -16,11 +16,13 @@ from pydantic import Field
 from cynosure import hookimpl
 from cynosure.core.contracts import Dataset, DatasetInfo, PartConfig
 from cynosure.data.augment import resize_image, resize_nearest
+from cynosure.data.files import rgb_to_ids
 from cynosure.data.pictures import load_picture
 from cynosure.errors import DataError, unknown
+from cynosure_plugins.datasets.coco_classes import COCO_PANOPTIC
 from cynosure_plugins.datasets.pixels import Size, height_width
 from cynosure_plugins.datasets.rows import LiveRows, StoredRows
-from cynosure_plugins.datasets.splits import SPLITS, hold_out, spread
+from cynosure_plugins.datasets.splits import SPLITS, Holdout, hold_out, spread
 from cynosure_plugins.datasets.store import key_of, read_all
 
 Split = Literal["train", "validation", "test"]
@@ -37,14 +39,16 @@ class Source(PartConfig):
 
 @dataclass(frozen=True)
 class Entry:
-    """One annotated picture; `segments` maps its segment ids to (class, instance), instances counted from 1."""
+    """One annotated picture, `image_id` in the JSON; `segments` maps its segment ids to (class, instance, crowd class):
+    instances counted from 1, of a crowd only the last is not 0."""
 
     image: Path
     panoptic: Path
-    segments: Mapping[int, tuple[int, int]]
+    image_id: int
+    segments: Mapping[int, tuple[int, int, int]]
 
-    def read(self, size: tuple[int, int] | None = None) -> dict[str, np.ndarray]:
-        """The row at its own or the given size: image uint8 [H, W, 3], panoptic int32 [H, W, 2]."""
+    def read(self, size: tuple[int, int] | None = None) -> dict[str, Any]:
+        """The row at its own or the given size: image uint8 [H, W, 3], panoptic int32 [H, W, 2], crowd int32 [H, W]."""
         image = load_picture(self.image).image
         colours = load_picture(self.panoptic).image
         if colours.shape != image.shape:
@@ -54,19 +58,20 @@ class Entry:
             )
         if size:
             image, colours = resize_image(image, size), resize_nearest(colours, size)
-        return {"image": image, "panoptic": self._labels(colours.astype(np.int32))}
+        labels = self._labels(rgb_to_ids(colours))
+        names = {"image_id": self.image_id, "file_name": self.panoptic.name}
+        return {"image": image, "panoptic": labels[..., :2], "crowd": labels[..., 2], **names}
 
     def state(self) -> list[Any]:
         """What decides the row: the files, by size and time of change, and the segments."""
         files = [(str(f.resolve()), f.stat().st_size, f.stat().st_mtime_ns) for f in (self.image, self.panoptic)]
-        return [files, list(self.segments.items())]
+        return [files, self.image_id, list(self.segments.items())]
 
-    def _labels(self, colours: np.ndarray) -> np.ndarray:
-        """Colours int32 [H, W, 3] -> (class, instance) int32 [H, W, 2]; pixels of no listed segment are void."""
-        ids = colours[..., 0] + 256 * colours[..., 1] + 65536 * colours[..., 2]
+    def _labels(self, ids: np.ndarray) -> np.ndarray:
+        """Segment ids int32 [H, W] -> (class, instance, crowd) int32 [H, W, 3]; ids that are not listed are void."""
         known = np.array(sorted(self.segments), dtype=np.int32)
         if not len(known):
-            return np.zeros((*ids.shape, 2), dtype=np.int32)
+            return np.zeros((*ids.shape, 3), dtype=np.int32)
         labels = np.array([self.segments[i] for i in known.tolist()], dtype=np.int32)
         where = np.searchsorted(known, ids).clip(max=len(known) - 1)
         return labels[where] * (known[where] == ids)[..., None]
@@ -80,17 +85,20 @@ class CocoPanoptic(Dataset):
     Anything else is named by `splits`. Where only training and validation data exist, as in COCO, `test` is the
     official validation set and `validation` is held out from training, so that choices never see the test.
 
-    Classes are 1..n in the order of the JSON's categories. Pixels of no segment and of crowd regions (`iscrowd`, which
-    the metric ignores too) are void. A row's instance is the segment's position in its list, from 1.
+    Classes are 1..n in the order of the JSON's categories. Pixels of no segment and of crowd regions (`iscrowd`) are
+    void; `crowd` has the class of the latter, which the official evaluation tells from void. A row's instance is the
+    segment's position in its list, from 1; `image_id` and `file_name` are those of the JSON's annotation.
     """
 
     class Config(PartConfig):
         root: str
         splits: Mapping[Split, Source] | None = None
+        categories: Literal["coco"] | None = None
+        """'coco' declares the 133 categories of COCO 2017 without opening a file; the files must then have them."""
         size: Size | None = None
         """Keep rows decoded at this size: the whole picture, antialiased, labels by nearest; null reads the files."""
-        holdout: float = Field(0.1, gt=0, lt=0.5)
-        """Part of the training data held out (at most 1000 rows) for a split that has no files."""
+        holdout: Holdout = 0.1
+        """Part of the training data held out (at most 1000 rows), or how many rows, for a split that has no files."""
         limit: int | None = Field(None, ge=1)
         """At most so many rows of each split."""
         seed: int = 0
@@ -105,18 +113,22 @@ class CocoPanoptic(Dataset):
     def info(self) -> DatasetInfo:
         return DatasetInfo(
             name="coco_panoptic",
-            fields=("image", "panoptic"),
+            fields=("image", "panoptic", "crowd", "image_id", "file_name"),
             classes=tuple((c["name"], bool(c.get("isthing", 1))) for c in self._categories),
             category_ids=tuple(c["id"] for c in self._categories),
         )
 
     def rows(self, split: str) -> LiveRows | StoredRows:
-        """Rows of 'train', 'validation' or 'test': image uint8 [H, W, 3], panoptic int32 [H, W, 2]."""
+        """Rows of 'train', 'validation' or 'test', with the columns of `info.fields`."""
         if split not in SPLITS:
             raise DataError(unknown("split", split, SPLITS))
         if split not in self._rows:
             self._rows[split] = self._read(split)
         return self._rows[split]
+
+    def count(self, split: str) -> int:
+        """Rows of a split, from the annotations alone."""
+        return len(spread(len(self._entries(split)[0]), self.config.limit))
 
     def _read(self, split: str) -> LiveRows | StoredRows:
         title = f"{self.root.name} {split}"
@@ -126,8 +138,8 @@ class CocoPanoptic(Dataset):
         if self.config.size is None:
             return LiveRows(title, key, len(entries), partial(_read_at, entries, None), missing)
         size = height_width(self.config.size)
-        fields = {"image": ((*size, 3), np.uint8), "panoptic": ((*size, 2), np.uint16)}
-        dtypes = {"panoptic": np.int32}
+        fields = {"image": ((*size, 3), np.uint8), "panoptic": ((*size, 2), np.uint16), "crowd": (size, np.uint16)}
+        dtypes = {"panoptic": np.int32, "crowd": np.int32}
         read = partial(_read_at, entries, size)
         return StoredRows(title, key, len(entries), lambda: read_all(len(entries), read), fields, dtypes, missing)
 
@@ -150,12 +162,15 @@ class CocoPanoptic(Dataset):
         file = self.root / source.annotations
         document = self._document(file)
         classes = {c["id"]: i for i, c in enumerate(self._categories, start=1)}
+        if self.config.categories and [c["id"] for c in document.get("categories", ())] != list(classes):
+            raise DataError(f"'{file}' has other categories than COCO 2017; take `categories: coco` out of the recipe")
         pictures = {i["id"]: i["file_name"] for i in document.get("images", ())}
         entries, missing = [], []
         for annotation in document["annotations"]:
             png = self.root / source.panoptic / annotation["file_name"]
             name = pictures.get(annotation["image_id"], f"{png.stem}.jpg")
-            entry = Entry(self.root / source.images / name, png, _segments(annotation, classes, file))
+            segments = _segments(annotation, classes, file)
+            entry = Entry(self.root / source.images / name, png, annotation["image_id"], segments)
             absent = next((p for p in (entry.image, entry.panoptic) if not p.is_file()), None)
             if absent is None:
                 entries.append(entry)
@@ -171,6 +186,8 @@ class CocoPanoptic(Dataset):
 
     @cached_property
     def _categories(self) -> list[dict[str, Any]]:
+        if self.config.categories == "coco":
+            return [{"id": number, "name": name, "isthing": thing} for number, name, thing in COCO_PANOPTIC]
         source = self._sources.get("train") or next(iter(self._sources.values()))
         file = self.root / source.annotations
         categories = self._document(file).get("categories")
@@ -203,11 +220,11 @@ class CocoPanoptic(Dataset):
         return None
 
 
-def _read_at(entries: Sequence[Entry], size: tuple[int, int] | None, index: int) -> dict[str, np.ndarray]:
+def _read_at(entries: Sequence[Entry], size: tuple[int, int] | None, index: int) -> dict[str, Any]:
     return entries[index].read(size)
 
 
-def _segments(annotation: Mapping[str, Any], classes: Mapping[int, int], file: Path) -> dict[int, tuple[int, int]]:
+def _segments(annotation: Mapping[str, Any], classes: Mapping[int, int], file: Path) -> dict[int, tuple[int, int, int]]:
     segments = {}
     for number, segment in enumerate(annotation["segments_info"], start=1):
         category = segment["category_id"]
@@ -217,8 +234,8 @@ def _segments(annotation: Mapping[str, Any], classes: Mapping[int, int], file: P
                 f"'{file}' gives segment {segment['id']} of '{annotation['file_name']}' the category {category}, "
                 f"which is not among its categories ({known}); add it there or correct the segment"
             )
-        if not segment.get("iscrowd"):
-            segments[segment["id"]] = (classes[category], number)
+        label = classes[category]
+        segments[segment["id"]] = (0, 0, label) if segment.get("iscrowd") else (label, number, 0)
     return segments
 
 

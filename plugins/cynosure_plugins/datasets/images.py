@@ -18,7 +18,7 @@ from cynosure_plugins.datasets import columns as columns_
 from cynosure_plugins.datasets.pixels import Size, height_width
 from cynosure_plugins.datasets.rows import LiveRows, StoredRows
 from cynosure_plugins.datasets.sources import Kind, kind_of, open_source
-from cynosure_plugins.datasets.splits import HOLD_OUT_AT_MOST, SPLITS, assign, hold_out, spread
+from cynosure_plugins.datasets.splits import HOLD_OUT_AT_MOST, SPLITS, Holdout, assign, hold_out, spread
 from cynosure_plugins.datasets.store import key_of, read_all
 from cynosure_plugins.datasets.streams import Held, StreamRows
 
@@ -42,8 +42,9 @@ class Images(Dataset):
         """Field -> source column, where it has an unusual name; dots reach inside ('json.caption')."""
         splits: Mapping[Literal["train", "validation", "test"], str] = {}
         """Our split -> source split, or a slice of one ('train[:90%]'; not when streaming)."""
-        holdout: float = Field(0.1, gt=0, lt=0.5)
-        """Part of the training data held out, at most 1000 rows, for each of validation and test that is missing."""
+        holdout: Holdout = 0.1
+        """Part of the training data held out (at most 1000 rows), or how many rows (not when streaming), for each of
+        validation and test that is missing."""
         size: Size | None = None
         """Decode once and keep on disk at this size: the largest centred crop, antialiased; null decodes each time."""
         depth_scale: float = Field(0.001, gt=0)
@@ -78,6 +79,10 @@ class Images(Dataset):
             self._rows[split] = self._streamed(split) if self.config.streaming else self._counted(split)
         return self._rows[split]
 
+    def count(self, split: str) -> int | None:
+        """Rows of a split, readable or not; of a stream unknown."""
+        return None if self.config.streaming else len(spread(len(self._positions(split)[1]), self.config.limit))
+
     def _counted(self, split: str) -> LiveRows | StoredRows:
         title, reader = f"{self._name} {split}", self._reader
         table, positions = self._positions(split)
@@ -104,6 +109,11 @@ class Images(Dataset):
         absent, limit = self._absent, config.limit
         belongs = None
         if absent and (held or split == "train"):
+            if config.holdout >= 1:
+                raise DataError(
+                    f"a stream is not counted: hold out a share of '{config.source}' such as holdout: 0.01, or set "
+                    "streaming: false"
+                )
             belongs = Held(split, absent, config.holdout, config.seed, reader.identity)
         if held and split != "train":
             limit = min(limit or HOLD_OUT_AT_MOST, HOLD_OUT_AT_MOST)

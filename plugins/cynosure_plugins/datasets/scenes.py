@@ -54,6 +54,10 @@ class Scenes(Dataset):
             self._rows[split] = self._draw(split)
         return self._rows[split]
 
+    def count(self, split: str) -> int:
+        """Rows of a split, drawn or not."""
+        return int(getattr(self.config, split))
+
     def _draw(self, split: str) -> Sequence[Mapping[str, Any]]:
         config, count = self.config, getattr(self.config, split)
         seed = len(SPLITS) * config.seed + SPLITS.index(split)

@@ -65,6 +65,8 @@ def _arguments(source: str, kind: Kind) -> tuple[str, dict[str, Any]]:
     path = Path(source).expanduser().absolute()
     if kind == "folder":
         return "imagefolder", _folder_arguments(path)
+    if not path.is_dir() and not glob.glob(str(path), recursive=True):
+        raise DataError(f"there is nothing at '{source}'; check `source`")
     return kind, {"data_dir": str(path)} if path.is_dir() else {"data_files": str(path)}
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Annotated, Any
 
 import numpy as np
+from pydantic import BeforeValidator
 
 from cynosure.errors import DataError
 
@@ -16,6 +18,19 @@ NAMES = {
     "test": ("test", "testing"),
 }
 HOLD_OUT_AT_MOST = 1000
+"""Rows that a share of the training data comes to at most; more must be asked for by number."""
+
+
+def _share_or_rows(value: Any) -> Any:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not number or not (0 < value < 0.5 or (isinstance(value, int) and value >= 1)):
+        raise ValueError("must be a share of the rows, above 0 and below 0.5, or a whole number of rows")
+    return value
+
+
+Holdout = Annotated[int | float, BeforeValidator(_share_or_rows)]
+"""Training rows to hold out for each split that a source lacks: a share (`HOLD_OUT_AT_MOST` rows at most), or so many.
+"""
 
 
 def assign(available: Iterable[str]) -> dict[str, str]:
@@ -37,9 +52,9 @@ def assign(available: Iterable[str]) -> dict[str, str]:
     return given
 
 
-def hold_out(count: int, absent: Sequence[str], fraction: float, seed: int) -> Mapping[str, np.ndarray]:
+def hold_out(count: int, absent: Sequence[str], holdout: float, seed: int) -> Mapping[str, np.ndarray]:
     """Sorted positions, out of `count` training rows, of 'train' and of every absent split; none in two of them."""
-    each = min(HOLD_OUT_AT_MOST, max(1, round(fraction * count)))
+    each = int(holdout) if holdout >= 1 else min(HOLD_OUT_AT_MOST, max(1, round(holdout * count)))
     if absent and len(absent) * each >= count:
         raise DataError(
             f"{count} training rows are too few to hold out {' and '.join(absent)} data from; "

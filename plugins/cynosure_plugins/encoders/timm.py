@@ -5,8 +5,9 @@ from __future__ import annotations
 import inspect
 import sys
 from collections.abc import Mapping
+from math import isqrt, prod
 from pathlib import Path
-from typing import Any, Self, final
+from typing import Any, Literal, Self, final
 
 import torch
 from pydantic import Field, model_validator
@@ -18,6 +19,7 @@ from cynosure.core.blocks import to_tokens
 from cynosure.core.contracts import Encoder, PartConfig
 from cynosure.core.initial import initial_weights_wanted
 from cynosure.core.records import Shapes
+from cynosure.core.resize import zoom_positions
 from cynosure.errors import CheckpointError, CynosureError, did_you_mean
 
 HEADS = ("attn_pool", "classifier", "conv_head", "fc", "fc_norm", "head", "head_dist", "norm_head")
@@ -37,6 +39,11 @@ class TimmEncoder(Encoder):
         pretrained: bool = Field(False, description="fetch the published weights from the Hugging Face hub")
         weights: Path | None = Field(None, description="a local safetensors file with the weights of this model")
         frozen: bool = Field(False, description="leave the backbone as it is: no gradient, no batch statistics")
+        positions: Literal["bicubic", "linear"] = Field(
+            "bicubic",
+            description="how a ViT's position table moves to another image size: as timm moves it, or linearly with "
+            "its corners in place, as Google's ViTs are fine-tuned (UViM)",
+        )
 
         @model_validator(mode="after")
         def _one_source(self) -> Self:
@@ -47,6 +54,7 @@ class TimmEncoder(Encoder):
     def __init__(self, config: Config, shapes: Shapes) -> None:
         super().__init__()
         self.frozen = config.frozen
+        self.starts_trained = config.pretrained or config.weights is not None
         self.backbone = _backbone(config, shapes.image_size)
         self.dim: int = self.backbone.num_features
         if self.frozen:
@@ -81,25 +89,43 @@ def _backbone(config: TimmEncoder.Config, image_size: tuple[int, int]) -> Any:
     pretrained = config.pretrained and initial_weights_wanted()
     try:
         backbone = timm.create_model(config.model, pretrained=pretrained, num_classes=0, **size)
+        if config.positions == "linear" and getattr(backbone, "pos_embed", None) is None:
+            raise ValueError("it has no position table that positions: linear could move")
+        if pretrained and config.positions == "linear":
+            original = timm.create_model(config.model, pretrained=True, num_classes=0)
+            backbone.pos_embed.data = _moved(original.pos_embed.data, backbone)
     except Exception as error:  # whatever timm, its models or the hub may raise
         raise CynosureError(_reason(config, image_size, error)) from error
     if config.weights and initial_weights_wanted():
-        _load(backbone, config.weights)
+        _load(backbone, config)
     for name in HEADS:
         if isinstance(getattr(backbone, name, None), nn.Module):
             setattr(backbone, name, nn.Identity())
     return backbone
 
 
-def _load(backbone: Any, path: Path) -> None:
+def _moved(table: torch.Tensor, backbone: Any) -> torch.Tensor:
+    """Positions [1, P + N, d] of a square picture, P of them of other tokens, for a backbone of another grid."""
+    grid = backbone.patch_embed.grid_size
+    others = backbone.pos_embed.shape[1] - prod(grid)
+    side = isqrt(table.shape[1] - others)
+    moved = zoom_positions(table[:, others:].unflatten(1, (side, side)), grid).flatten(1, 2)
+    return torch.cat([table[:, :others], moved], 1)
+
+
+def _load(backbone: Any, config: TimmEncoder.Config) -> None:
     """Fill a backbone from a safetensors file; the file may also hold a classifier, which is left out."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
+    path = config.weights
+    assert path is not None
     try:
         state = load_file(path)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"encoder timm: '{path}' is not a readable safetensors file ({error}).") from error
+    if config.positions == "linear" and "pos_embed" in state:
+        state["pos_embed"] = _moved(state["pos_embed"], backbone)
     resample = getattr(sys.modules[type(backbone).__module__], "checkpoint_filter_fn", None)
     if resample is not None and len(inspect.signature(resample).parameters) >= 2:
         state = resample(state, backbone)

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from cynosure import hookimpl
+from cynosure.train.groups import parameter_groups
 
 
 @hookimpl
@@ -15,9 +16,5 @@ def cynosure_build_optimizer(run: Any) -> torch.optim.Optimizer | None:
     settings = run.settings
     if settings.optimizer != "adamw":
         return None
-    parameters = [p for p in run.model.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": settings.weight_decay},
-        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW([g for g in groups if g["params"]], lr=settings.lr, betas=settings.betas, fused=True)
+    groups = parameter_groups(run, lambda name, p: {"weight_decay": settings.weight_decay if p.ndim >= 2 else 0.0})
+    return torch.optim.AdamW(groups, lr=settings.lr, betas=settings.betas, fused=True)

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, final
 
 import torch
 
 from cynosure import hookimpl
+from cynosure.core.shards import sharded_like, whole
+from cynosure.train.groups import parameter_groups
 
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 NEWTON_SCHULZ_STEPS = 5
+NOT_INNER = ("head", "embedding", "positions", "stems")
+"""Words in the names of what reads the input or writes the output."""
 
 
 def orthogonalize(matrices: torch.Tensor) -> torch.Tensor:
@@ -32,7 +36,7 @@ def orthogonalize(matrices: torch.Tensor) -> torch.Tensor:
 
 @final
 class Muon(torch.optim.Optimizer):
-    """Muon for matrices and convolution kernels, AdamW for everything else.
+    """Muon for groups with `matrices: True`, which hold matrices and convolution kernels, AdamW for the others.
 
     A matrix update is scaled to the root mean square of an AdamW update (0.2 sqrt(max(r, c)), Liu et al. 2025), so one
     learning rate serves both.
@@ -40,19 +44,13 @@ class Muon(torch.optim.Optimizer):
 
     def __init__(
         self,
-        matrices: Iterable[torch.nn.Parameter],
-        others: Iterable[torch.nn.Parameter],
+        groups: Iterable[Mapping[str, Any]],
         lr: float,
-        weight_decay: float,
         betas: tuple[float, float],
         momentum: float = 0.95,
     ) -> None:
-        groups = [
-            {"params": list(matrices), "matrices": True, "weight_decay": weight_decay},
-            {"params": list(others), "matrices": False, "weight_decay": 0.0},
-        ]
-        defaults = {"lr": lr, "betas": betas, "momentum": momentum, "eps": 1e-8}
-        super().__init__([g for g in groups if g["params"]], defaults)
+        defaults = {"lr": lr, "betas": betas, "momentum": momentum, "eps": 1e-8, "weight_decay": 0.0}
+        super().__init__([dict(group) for group in groups], defaults)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]
@@ -71,14 +69,14 @@ class Muon(torch.optim.Optimizer):
             if "momentum" not in state:
                 state["momentum"] = torch.zeros_like(p)
             state["momentum"].lerp_(p.grad, 1 - group["momentum"])
-            update = p.grad.lerp(state["momentum"], group["momentum"]).flatten(1)  # Nesterov
+            update = whole(p.grad.lerp(state["momentum"], group["momentum"])).flatten(1)  # Nesterov
             by_shape[update.shape[0], update.shape[1]].append((p, update))
         for shape, members in by_shape.items():
             updates = orthogonalize(torch.stack([u for _, u in members]).float())
             scale = 0.2 * max(shape) ** 0.5
             for (p, _), update in zip(members, updates, strict=True):
                 p.mul_(1 - group["lr"] * group["weight_decay"])
-                p.add_(update.view_as(p).to(p.dtype), alpha=-group["lr"] * scale)
+                p.add_(sharded_like(p, update.view(p.shape).to(p.dtype)), alpha=-group["lr"] * scale)
 
     def _step_others(self, parameters: list[torch.nn.Parameter], group: dict[str, Any]) -> None:
         beta1, beta2 = group["betas"]
@@ -103,10 +101,9 @@ def cynosure_build_optimizer(run: Any) -> torch.optim.Optimizer | None:
     settings = run.settings
     if settings.optimizer != "muon":
         return None
-    matrices: list[torch.nn.Parameter] = []
-    others: list[torch.nn.Parameter] = []
-    for name, p in run.model.named_parameters():
-        if p.requires_grad:
-            inner = p.ndim >= 2 and not any(word in name for word in ("head", "embedding", "positions", "stems"))
-            (matrices if inner else others).append(p)
-    return Muon(matrices, others, settings.lr, settings.weight_decay, settings.betas)
+
+    def options(name: str, p: torch.nn.Parameter) -> dict[str, Any]:
+        inner = p.ndim >= 2 and not any(word in name for word in NOT_INNER)
+        return {"matrices": inner, "weight_decay": settings.weight_decay if inner else 0.0}
+
+    return Muon(parameter_groups(run, options), settings.lr, settings.betas)

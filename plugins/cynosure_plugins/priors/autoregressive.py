@@ -14,7 +14,7 @@ from cynosure import hookimpl
 from cynosure.core.blocks import NORM_EPS, DecoderBlock, KVCache, zero_initialized
 from cynosure.core.contracts import Encoder, PartConfig, Prior
 from cynosure.core.decoding import draw, row_uniforms
-from cynosure.core.records import Codes, SampleSettings, Shapes
+from cynosure.core.records import Codes, CodeSpec, SampleSettings, Shapes
 from cynosure.errors import CynosureError
 
 
@@ -22,10 +22,11 @@ from cynosure.errors import CynosureError
 class Autoregressive(Prior):
     """p(z | x) as a product over positions (Kolesnikov et al. 2022, section 2.4).
 
-    Each task has its own start token, and a token of its own that decoder positions attend to beside the image.
-    Codes of depth D > 1 are written position by position, depth first; every position keeps to its segment's K.
+    Each task has its own start vector, and a token of its own that decoder positions attend to beside the image; the
+    published model, of one task, is `start_code: true, task_tokens: false`. Codes of depth D > 1 are written position
+    by position, depth first; every position keeps to its segment's K.
 
-    Raises ValueError for label smoothing where segments differ in K.
+    Raises ValueError for options that contradict each other or the codes.
     """
 
     class Config(PartConfig):
@@ -34,42 +35,49 @@ class Autoregressive(Prior):
         heads: int = Field(16, ge=1)
         mlp_dim: int = Field(4096, ge=1)
         label_smoothing: float = Field(0.0, ge=0, lt=1)
+        start_code: bool = Field(
+            False,
+            description="the start symbol is token 0 of a vocabulary of K+1 and code z is token z+1 (UViM); the head "
+            "may predict 0 too, which then stands for the last code",
+        )
+        task_tokens: bool = Field(
+            True, description="a learnt vector a task beside the image; UViM has none, its models know one task each"
+        )
 
     def __init__(self, config: Config, shapes: Shapes, encoder: Encoder | None) -> None:
         super().__init__()
         if shapes.spec is None:
             raise CynosureError("prior autoregressive needs a tokenizer: give the recipe model.tokenizer, or no prior.")
+        _check(config, shapes.spec, tasks=len(shapes.channels), conditional=encoder is not None)
         self.config = config
         self.spec = shapes.spec
         self.encoder = encoder
         tokens, dim = self.spec.length * self.spec.depth, config.dim
-        self.embedding = nn.Embedding(self.spec.vocab_size, dim)
-        self.starts = nn.ParameterDict({t: nn.Parameter(torch.randn(dim)) for t in shapes.channels})
+        self.first = int(config.start_code)
+        """The token of code 0."""
+        self.embedding = nn.Embedding(self.first + self.spec.vocab_size, dim)
+        starts = () if config.start_code else shapes.channels
+        self.starts = nn.ParameterDict({t: nn.Parameter(torch.randn(dim)) for t in starts})
         context_dim = encoder.dim if encoder else dim
-        self.tasks = nn.ParameterDict({t: nn.Parameter(torch.randn(context_dim) * 0.02) for t in shapes.channels})
+        named = shapes.channels if config.task_tokens else ()
+        self.tasks = nn.ParameterDict({t: nn.Parameter(torch.randn(context_dim) * 0.02) for t in named})
         self.positions = nn.Parameter(torch.randn(1, tokens, dim) * dim**-0.5)
         blocks = [DecoderBlock(dim, config.heads, config.mlp_dim, context_dim) for _ in range(config.depth)]
         self.blocks = nn.ModuleList(blocks)
         self.norm = nn.LayerNorm(dim, eps=NORM_EPS)
-        self.head = zero_initialized(nn.Linear(dim, self.spec.vocab_size))
-        sizes = torch.tensor([s.vocab_size for s in self.spec.segments for _ in range(s.length * self.spec.depth)])
-        outside = torch.arange(self.spec.vocab_size) >= sizes[:, None]
+        self.head = zero_initialized(nn.Linear(dim, self.embedding.num_embeddings))
         self.outside: torch.Tensor | None
-        self.register_buffer("outside", outside if outside.any() else None, persistent=False)
-        if self.outside is not None and config.label_smoothing:
-            raise ValueError(
-                "prior autoregressive: label_smoothing would spread over codes that a segment does not have; set it to "
-                "0 for a tokenizer whose segments differ in vocabulary"
-            )
+        self.register_buffer("outside", _outside(self.spec) if _segments_differ(self.spec) else None, persistent=False)
 
     def loss(self, inputs: Mapping[str, Any], codes: Codes, task: str) -> dict[str, torch.Tensor]:
-        tokens = codes.ids.flatten(1)
+        tokens = codes.ids.flatten(1) + self.first
         logits = self.logits(inputs, tokens, task)
         smoothing = self.config.label_smoothing
         return {"nll": F.cross_entropy(logits.flatten(0, 1).float(), tokens.flatten(), label_smoothing=smoothing)}
 
     def logits(self, inputs: Mapping[str, Any], tokens: torch.Tensor, task: str) -> torch.Tensor:
-        """Teacher-forced logits [B, L*D, K] of tokens [B, L*D]."""
+        """Teacher-forced logits [B, L*D, V] of tokens [B, L*D] in [0, V): the codes and V = K, or with `start_code` the
+        codes + 1 and V = K + 1."""
         keys_values = self._project(inputs, len(tokens), task)
         x = torch.cat([self._start(task, len(tokens)), self.embedding(tokens[:, :-1])], 1) + self.positions
         for block, kv in zip(self.blocks, keys_values, strict=True):
@@ -79,14 +87,27 @@ class Autoregressive(Prior):
 
     @torch.no_grad()
     def sample(self, inputs: Mapping[str, Any], task: str, settings: SampleSettings, seeds: torch.Tensor) -> Codes:
-        B, total = len(seeds), self.spec.length * self.spec.depth
+        tokens = torch.empty(len(seeds), self.positions.shape[1], dtype=torch.long, device=seeds.device)
+        with torch.inference_mode():  # a third faster; the tokens were made outside, so that training may use them
+            self._write(tokens, inputs, task, settings, row_uniforms(seeds, tokens.shape[1]))
+        ids = (tokens - self.first) % self.spec.vocab_size
+        return Codes(ids.view(-1, self.spec.length, self.spec.depth), self.spec)
+
+    def _write(
+        self,
+        tokens: torch.Tensor,
+        inputs: Mapping[str, Any],
+        task: str,
+        settings: SampleSettings,
+        uniforms: torch.Tensor,
+    ) -> None:
+        """Fill tokens [B, L*D] position by position, with a uniform [B, L*D] for each."""
+        B, total = tokens.shape
         keys_values = self._project(inputs, B, task)
         x = self._start(task, B)
         head_dim = self.config.dim // self.config.heads
         caches = [KVCache.empty(B, self.config.heads, total, head_dim, kv[0]) for kv in keys_values]
-        uniforms = row_uniforms(seeds, total)
         known = settings.known.flatten(1) if settings.known is not None else None
-        tokens = torch.empty(B, total, dtype=torch.long, device=seeds.device)
         for i in range(total):
             x = x + self.positions[:, i : i + 1]
             for block, kv, cache in zip(self.blocks, keys_values, caches, strict=True):
@@ -95,21 +116,50 @@ class Autoregressive(Prior):
             if self.outside is not None:
                 logits = logits.masked_fill(self.outside[i], -torch.inf)
             token = draw(logits, settings, uniforms[:, i])
-            tokens[:, i] = token if known is None else torch.where(known[:, i] >= 0, known[:, i], token)
+            tokens[:, i] = token if known is None else torch.where(known[:, i] >= 0, known[:, i] + self.first, token)
             x = self.embedding(tokens[:, i : i + 1])
-        return Codes(tokens.view(B, self.spec.length, self.spec.depth), self.spec)
 
     def _start(self, task: str, batch: int) -> torch.Tensor:
-        return self.starts[task].expand(batch, 1, -1)
+        start = self.embedding.weight[0] if self.config.start_code else self.starts[task]
+        return start.expand(batch, 1, -1)
 
     def _project(self, inputs: Mapping[str, Any], batch: int, task: str) -> list[tuple[torch.Tensor, torch.Tensor]]:
         """Cross-attention keys and values of every block, computed once for all positions."""
-        context = self.tasks[task].expand(batch, 1, -1)
+        parts = []
+        if self.config.task_tokens:
+            parts.append(self.tasks[task].expand(batch, 1, -1))
         if self.encoder is not None:
-            encoded = self.encoder(inputs, task)
-            context = torch.cat([context.to(encoded.dtype), encoded], 1)
+            parts.append(self.encoder(inputs, task))
+        context = torch.cat([part.to(parts[-1].dtype) for part in parts], 1)
         layers = [cast(DecoderBlock, block) for block in self.blocks]
         return [block.cross.project(context) for block in layers]
+
+
+def _segments_differ(spec: CodeSpec) -> bool:
+    return len({segment.vocab_size for segment in spec.segments}) > 1
+
+
+def _outside(spec: CodeSpec) -> torch.Tensor:
+    """Which codes do not exist at which position, bool [L*D, K]."""
+    sizes = torch.tensor([s.vocab_size for s in spec.segments for _ in range(s.length * spec.depth)])
+    return torch.arange(spec.vocab_size) >= sizes[:, None]
+
+
+def _check(config: Autoregressive.Config, spec: CodeSpec, tasks: int, conditional: bool) -> None:
+    """Raises ValueError with every reason why this prior cannot be."""
+    differ = _segments_differ(spec)
+    reasons = {
+        "label_smoothing would spread over codes that a segment does not have; set it to 0 for a tokenizer whose "
+        "segments differ in vocabulary": differ and config.label_smoothing > 0,
+        "start_code has one token for the last code; set it to false for a tokenizer whose segments differ in "
+        "vocabulary": differ and config.start_code,
+        "with start_code and without task_tokens the prior could not tell the tasks apart; set task_tokens: true or "
+        "train one task": config.start_code and not config.task_tokens and tasks > 1,
+        "without encoder and task_tokens there is nothing to attend to; set task_tokens: true": not conditional
+        and not config.task_tokens,
+    }
+    if found := [reason for reason, holds in reasons.items() if holds]:
+        raise ValueError(f"prior autoregressive: {'. '.join(found)}")
 
 
 @hookimpl

@@ -11,9 +11,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from cynosure import hookimpl
-from cynosure.core.blocks import Transformer, patch_embedding, positions, to_tokens, token_grid
+from cynosure.core.blocks import Shape, Transformer, patch_embedding, positions, to_tokens, token_grid
 from cynosure.core.contracts import PartConfig, Quantizer, Tokenizer
-from cynosure.core.records import Codes, CodeSpec, Encoded, Segment, Shapes
+from cynosure.core.records import Codes, CodeSpec, Encoded, Shapes
 from cynosure.core.resize import resize_linear
 
 STANDARDIZE_EPS = 1e-5
@@ -104,9 +104,16 @@ class ViTOracle(Tokenizer):
 
     @property
     def spec(self) -> CodeSpec:
+        return CodeSpec(self.quantizer.segments(self.code_positions), self.config.code_grid)
+
+    @property
+    def code_positions(self) -> int:
         rows, columns = self.config.code_grid
-        segment = Segment("guide", rows * columns, self.quantizer.depth, self.quantizer.vocab_size)
-        return CodeSpec((segment,), self.config.code_grid)
+        return rows * columns
+
+    def published_shapes(self) -> dict[str, Shape]:
+        pixels = self.config.patch**2
+        return {f"stems.{task}.weight": (self.config.dim, -1, pixels) for task in self.stems}
 
     def encode(self, targets: torch.Tensor, inputs: Mapping[str, Any], task: str) -> Encoded:
         quantized = self.quantizer(self.bottleneck(targets, inputs, task))
