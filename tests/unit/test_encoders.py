@@ -68,6 +68,32 @@ def test_weights_come_from_a_local_file_and_fit_another_image_size(tmp_path: Pat
     assert encoder({"image": torch.zeros(1, 3, 64, 32)}, "depth").isfinite().all()
 
 
+@pytest.mark.parametrize("origin", ["file", "hub"])
+def test_positions_move_with_their_corners_in_place(
+    origin: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    published = import_timm().create_model(VIT)  # a class token and 14 x 14 patches
+    if origin == "file":
+        save_file(published.state_dict(), tmp_path / "vit.safetensors")
+        encoder = timm_encoder(model=VIT, weights=tmp_path / "vit.safetensors", positions="linear")
+    else:
+        hub = import_timm().models._builder
+        monkeypatch.setattr(hub, "load_state_dict_from_hf", lambda *args, **kwargs: dict(published.state_dict()))
+        encoder = timm_encoder(model=VIT, pretrained=True, positions="linear")
+    assert torch.equal(encoder.backbone.blocks[3].mlp.fc1.weight, published.blocks[3].mlp.fc1.weight)
+    table, moved = published.pos_embed, encoder.backbone.pos_embed
+    assert torch.equal(moved[:, 0], table[:, 0]), "the class token keeps its position"
+    grid = torch.nn.functional.interpolate(
+        table[:, 1:].unflatten(1, (14, 14)).permute(0, 3, 1, 2), (4, 2), mode="bilinear", align_corners=True
+    )
+    torch.testing.assert_close(moved[:, 1:], grid.flatten(2).transpose(1, 2))
+
+
+def test_positions_that_do_not_exist_cannot_move() -> None:
+    with pytest.raises(CynosureError, match="no position table"):
+        timm_encoder(model=CONV, positions="linear")
+
+
 def test_weights_that_fit_in_part_are_refused(tmp_path: Path) -> None:
     state = import_timm().create_model(CONV, num_classes=0).state_dict()
     del state["layer1.0.conv1.weight"]

@@ -1,0 +1,41 @@
+"""`cynosure convert`: a published checkpoint in, a folder to predict with out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cynosure.cli.app import host_of
+
+
+def add(app: typer.Typer) -> None:
+    app.command("convert")(convert)
+
+
+def convert(
+    context: typer.Context,
+    source: Annotated[str, typer.Argument(help="the system that the files come from, e.g. uvim")],
+    files: Annotated[list[Path], typer.Argument(help="its checkpoint files: all parts of a model, or some")],
+    directory: Annotated[Path, typer.Argument(help="folder for the result; parts that are there are completed")],
+    sets: Annotated[
+        list[str] | None, typer.Option("--set", help="a value of the recipe: --set data.coco.root=PATH")
+    ] = None,
+) -> None:
+    """Make a published checkpoint of another system a model of Cynosure."""
+    from cynosure.progress import ConsoleProgress, use_progress
+    from cynosure.run.convert import convert as run_conversion
+
+    progress = use_progress(ConsoleProgress())
+    imported = run_conversion(source, files, directory, host_of(context), sets or [], progress)
+    for note in imported.notes:
+        typer.echo(note)
+    typer.echo(f"converted: {directory} ({', '.join(imported.parts)})")
+    if "base" in imported.parts:
+        codes = "" if "prior" in imported.parts else " --codes none"
+        typer.echo(f"next:      cynosure predict {directory} PICTURE...{codes}")
+    else:
+        typer.echo(
+            f"next:      convert the other parts into {directory} as well, or train with --set init.from={directory}"
+        )
