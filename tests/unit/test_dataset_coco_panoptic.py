@@ -166,3 +166,20 @@ def test_camvid_street_scenes():
         assert len(rows) == 8 and not rows.skipped
         labels = np.stack([row["panoptic"][..., 0] for row in rows])
         assert (labels > 0).mean() > 0.8 and labels.max() <= 11, f"most {split} pixels have a class"
+
+
+def test_a_number_of_rows_can_be_held_out(tmp_path):
+    write_split(tmp_path, "train", 20)
+    write_split(tmp_path, "val", 3)
+    data = dataset(tmp_path, holdout=12)
+    assert [len(data.rows(split)) for split in ("train", "validation", "test")] == [8, 12, 3]
+    assert [data.count(split) for split in ("train", "validation", "test")] == [8, 12, 3]
+
+
+def test_declared_coco_categories_need_no_file_and_must_be_those_of_the_files(tmp_path):
+    data = dataset(tmp_path / "absent", categories="coco")
+    assert len(data.info.classes) == 133 and data.info.classes[0] == ("person", True)
+    assert data.info.category_ids[-1] == 200 and data.info.classes[-1] == ("rug-merged", False)
+    write_split(tmp_path, "train", 12)
+    with pytest.raises(DataError, match=r"other categories than COCO 2017.*`categories: coco`"):
+        dataset(tmp_path, categories="coco").rows("train")

@@ -368,3 +368,18 @@ def test_a_resumed_stream_agrees_even_where_an_epoch_ends_with_a_bad_row(skip):
 
     whole = [row["n"] for row in islice(rows().stream(), 16)]
     assert [row["n"] for row in islice(rows().stream(skip=skip), 16 - skip)] == whole[skip:]
+
+
+def test_a_number_of_rows_can_be_held_out(tmp_path):
+    write_folder(tmp_path / "in", 20)
+    data = images(tmp_path / "in", holdout=4)
+    assert [len(data.rows(split)) for split in ("train", "validation", "test")] == [12, 4, 4]
+    assert [data.count(split) for split in ("train", "validation", "test")] == [12, 4, 4]
+    with pytest.raises(DataError, match=r"holdout: 0\.01"):
+        images(tmp_path / "in", holdout=4, streaming=True).rows("train")
+
+
+@pytest.mark.parametrize("holdout", [0, 0.5, 1.5, True, "many"])
+def test_a_hold_out_is_a_share_or_a_number_of_rows(tmp_path, holdout):
+    with pytest.raises(ValueError, match="a share of the rows, above 0 and below 0"):
+        images(tmp_path, holdout=holdout)
