@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from cynosure.core.dropout import kept_codes
-from cynosure_plugins.quantizers import vq
+from cynosure_plugins.quantizers import learning, vq
 from cynosure_plugins.quantizers.codebook import nearest, split
 
 Arrays = dict[str, np.ndarray]
@@ -46,7 +46,7 @@ class Splits:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.pairs: list[tuple[int, int]] = []
         self.noise: Iterator[np.ndarray] = iter(())
-        monkeypatch.setattr(vq, "split", self)
+        monkeypatch.setattr(learning, "split", self)
 
     def __call__(self, counts: np.ndarray, sums: np.ndarray, min_count: float, noise: Any, halve: bool) -> None:
         self.pairs += split(counts, sums, min_count, self.noise.__next__, halve)
@@ -86,6 +86,7 @@ def test_codes_codewords_and_straight_through_values(golden: Path, uvim_task: st
 def test_discounted_totals_without_splits(state: Arrays, start: Start) -> None:
     part = start("split/before", min_count=0.0)
     part(torch.from_numpy(state["bottleneck"]))
+    part.learn()
     assert_state(part, state, "split/ema")
 
 
@@ -95,6 +96,7 @@ def test_one_update(scenario: str, state: Arrays, start: Start, monkeypatch: pyt
     splits.expect(state, scenario)
     part = start(f"{scenario}/before")
     out = part(torch.from_numpy(state["bottleneck"]))
+    part.learn()
     assert np.array_equal(out.ids[..., 0].numpy(), state["code"])
     splits.check()
     assert_state(part, state, f"{scenario}/after")
@@ -107,6 +109,7 @@ def test_consecutive_updates(state: Arrays, start: Start, monkeypatch: pytest.Mo
     for step in (f"multi/{name}" for name in steps):
         splits.expect(state, step)
         out = part(torch.from_numpy(state[f"{step}/bottleneck"]))
+        part.learn()
         assert np.array_equal(out.ids[..., 0].numpy(), state[f"{step}/code"]), f"codes of {step}"
         splits.check()
         assert_state(part, state, f"{step}/after")
@@ -116,6 +119,7 @@ def test_own_noise_is_as_small_as_the_original(state: Arrays, start: Start) -> N
     """With our own random numbers only the replaced rows differ, by the size of the noise."""
     part = start("split/before")
     part(torch.from_numpy(state["bottleneck"]))
+    part.learn()
     assert_state(part, state, "split/after", rtol=5e-3)
 
 
