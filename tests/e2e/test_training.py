@@ -147,6 +147,25 @@ def test_accumulation_equals_the_large_batch(project: Project) -> None:
     assert all(torch.allclose(small[k], large[k], atol=1e-6) for k in small)
 
 
+def test_a_global_batch_equals_the_large_batch_codebook_included(project: Project) -> None:
+    """Through warm-up, k-means and decay: a step's micro-batches are decided and counted together."""
+    project.plugin("sgd", SGD)
+    sets = (
+        "model.prior=null",
+        "train.stages=[codes]",
+        "tasks.depth=null",
+        "model.code_dropout=0",
+        "model.tokenizer.norm=standardize",  # running statistics of features are those of micro-batches
+        "train.codes={optimizer: sgd, ema: 0, clip: 0, lr: 0.1, accumulate: 1, global_batch: 8}",
+    )
+    small = project.train("small", *sets, "tasks.colorization.batch_size=2")
+    project.train("large", *sets, "tasks.colorization.batch_size=8")
+    assert small.accumulate == 4
+    one, other = weights(project.folder / "small"), weights(project.folder / "large")
+    for name, value in one.items():
+        torch.testing.assert_close(value, other[name], atol=1e-5, rtol=1e-5, msg=f"{name} differs")
+
+
 def test_clipping_bounds_the_step(project: Project) -> None:
     project.plugin("sgd", SGD)
     one = (
@@ -180,6 +199,12 @@ def test_bfloat16_trains_and_codebooks_stay_float32(project: Project) -> None:
 def test_fp16_without_a_gpu_is_one_sentence(project: Project) -> None:
     with pytest.raises(TrainingError, match="set it to bf16 or no"):
         project.train("run", "train.precision=fp16")
+
+
+def test_a_wrong_name_in_a_later_stage_is_found_before_training(project: Project) -> None:
+    with pytest.raises(TrainingError, match=r"train.prior.lr_scale: .*'prior.encodr', did you mean 'prior.encoder'"):
+        project.train("run", "train.prior.lr_scale={prior.encodr: 0.1}")
+    assert not (project.folder / "run" / "log.jsonl").exists()
 
 
 def test_an_unknown_optimizer_is_named(project: Project) -> None:

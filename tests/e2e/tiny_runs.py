@@ -118,9 +118,13 @@ class Project:
 
     def command(self, *arguments: str, processes: int = 1, **variables: str) -> subprocess.CompletedProcess[str]:
         """`cynosure` in processes of its own."""
+        return self.launch("-m", "cynosure", *arguments, processes=processes, **variables)
+
+    def launch(self, *program: str, processes: int = 1, **variables: str) -> subprocess.CompletedProcess[str]:
+        """A Python program in processes of its own."""
         free_port = ["--rdzv_backend", "c10d", "--rdzv_endpoint", "localhost:0"]
         launch = ["-m", "torch.distributed.run", "--nproc_per_node", str(processes), *free_port]
-        line = [sys.executable, *(launch if processes > 1 else []), "-m", "cynosure", *arguments]
+        line = [sys.executable, *(launch if processes > 1 else []), *program]
         return subprocess.run(
             line, cwd=self.folder, env=os.environ | variables, capture_output=True, text=True, timeout=300
         )

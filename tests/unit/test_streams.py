@@ -1,0 +1,54 @@
+"""What a run of several processes makes of a stream: each row on one of them, and the same rows again on a resume."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, cast
+
+import numpy as np
+import pytest
+from datasets import IterableDataset
+
+from cynosure.core.contracts import Task
+from cynosure.core.records import Example
+from cynosure.data.loading import TaskData, micro_batches
+from cynosure.data.mixing import Mixture
+from cynosure_plugins.datasets.streams import StreamRows
+
+ROWS, SHARDS, BATCH = 48, 4, 3
+
+
+class Numbers:
+    name = "numbers"
+
+    def prepare(self, row: Mapping[str, Any], rng: np.random.Generator, train: bool) -> Example:
+        return Example({"number": np.array(row["number"]), "augmented": np.array(rng.random())}, {})
+
+
+def raw(shards: list[int]) -> Iterator[dict[str, int]]:
+    for shard in shards:
+        yield from ({"number": number} for number in range(shard, ROWS, SHARDS))
+
+
+def read(start: int, stop: int, rank: int, world: int, buffer: int) -> list[tuple[int, float]]:
+    """(number, augmentation) of the rows in micro-batches [start, stop) of one process."""
+    source = IterableDataset.from_generator(raw, gen_kwargs={"shards": list(range(SHARDS))})
+    rows = StreamRows("numbers", source, lambda row, position: dict(row), buffer=buffer)
+    data = {"numbers": TaskData(cast(Task, Numbers()), rows, BATCH, seed=5)}
+    batches = micro_batches(data, Mixture({"numbers": 1.0}), start, stop, rank, world, workers=0)
+    return [
+        pair for b in batches for pair in zip(*(b.inputs[k].tolist() for k in ("number", "augmented")), strict=True)
+    ]
+
+
+@pytest.mark.parametrize("buffer", [0, 10])
+@pytest.mark.parametrize("world", [2, 4])
+def test_an_epoch_is_shared_without_rest_and_a_resumed_run_sees_the_same_rows(world: int, buffer: int) -> None:
+    epoch = ROWS // BATCH // world
+    ranks = [read(0, 2 * epoch, rank, world, buffer) for rank in range(world)]
+    for number in range(2):
+        part = slice(number * epoch * BATCH, (number + 1) * epoch * BATCH)
+        assert sorted(n for rank in ranks for n, _ in rank[part]) == list(range(ROWS)), "every row is on one process"
+    for rank, whole in enumerate(ranks):
+        for start in (1, epoch, epoch + 1):
+            assert read(start, 2 * epoch, rank, world, buffer) == whole[start * BATCH :], f"resumed at {start}"
