@@ -53,12 +53,20 @@ def test_impossible_weights_are_refused(weights: dict[str, float]) -> None:
 
 
 def test_weights_by_size() -> None:
-    given, sizes = {"a": 1.0, "b": 2.0}, {"a": 100, "b": 25}
-    assert mixture_weights(given, sizes, "weight", 1.0) == given
-    assert mixture_weights(given, sizes, "proportional", 1.0) == {"a": 100, "b": 50}
-    assert mixture_weights(given, sizes, "temperature", 2.0) == {"a": 10, "b": 10}
+    given, sizes, ones = {"a": 1.0, "b": 2.0}, {"a": 100, "b": 25}, {"a": 1, "b": 1}
+    assert mixture_weights(given, sizes, ones, "weight", 1.0) == given
+    assert mixture_weights(given, sizes, ones, "proportional", 1.0) == {"a": 100, "b": 50}
+    assert mixture_weights(given, sizes, ones, "temperature", 2.0) == {"a": 10, "b": 10}
+
+
+def test_proportional_tasks_finish_an_epoch_together() -> None:
+    """Whatever their batch sizes: what is in proportion to the rows are the examples, not the micro-batches."""
+    rows, batch = {"a": 1200, "b": 300}, {"a": 4, "b": 10}
+    weights = mixture_weights({"a": 1.0, "b": 1.0}, rows, batch, "proportional", 1.0)
+    drawn = Counter(Mixture(weights)[i][0] for i in range(330))
+    assert {task: drawn[task] * batch[task] for task in rows} == rows
 
 
 def test_a_high_temperature_levels_sizes() -> None:
-    weights = mixture_weights({"a": 1, "b": 1}, {"a": 1_000_000, "b": 1}, "temperature", 1e6)
+    weights = mixture_weights({"a": 1, "b": 1}, {"a": 1_000_000, "b": 1}, {"a": 8, "b": 8}, "temperature", 1e6)
     assert weights["a"] == pytest.approx(weights["b"], rel=1e-4)
