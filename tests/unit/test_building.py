@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from cynosure.errors import ConfigError, CynosureError
 from cynosure.host import load_host
 from cynosure.run.evaluate import evaluate
 from cynosure.run.loading import load
+from cynosure.train.saving import metadata
 
 SHAPES = Shapes((32, 32), {"depth": 1}, CodeSpec((Segment("guide", 4, 1, 8),), None), 4)
 
@@ -59,16 +61,34 @@ def test_loading_a_run_needs_no_pretrained_weights(tmp_path: Path) -> None:
         build("encoder", options, shapes)
 
 
-@pytest.mark.parametrize(("stage", "sets"), [("codes", []), ("prior", ["train.prior.steps=0"])])
-def test_an_untrained_prior_does_not_answer(tmp_path: Path, stage: str, sets: list[str]) -> None:
+def test_an_untrained_prior_does_not_answer(tmp_path: Path) -> None:
     """A run that stopped before stage `prior`, or left it out, would otherwise predict from noise without a word."""
-    step = "0" if sets else "10"
-    save_run(open_session(tmp_path, *sets), tmp_path / "run", stage=stage, step=step)
+    save_run(open_session(tmp_path), tmp_path / "run", prior="untrained")
     predictor = load(tmp_path / "run")
     picture = np.zeros((20, 20, 3), np.uint8)
     with pytest.raises(CynosureError, match="no trained prior"):
         predictor.predict(picture, "depth")
     assert predictor.predict(picture, "depth", codes="none").values["depth"].shape == (20, 20)
+
+
+@pytest.mark.parametrize(
+    ("stage", "step", "sets", "taken", "prior"),
+    [
+        ("codes", 10, [], [], "untrained"),
+        ("prior", 0, [], [], "untrained"),
+        ("prior", 1, [], [], "trained"),
+        ("refit", 0, [], [], "trained"),
+        ("refit", 5, ["train.prior.steps=0"], [], "untrained"),
+        ("codes", 10, [], ["prior.head.weight"], "trained"),
+        ("codes", 10, [], ["base.code_stem.weight"], "untrained"),
+    ],
+)
+def test_a_model_file_says_whether_its_prior_has_learnt(
+    tmp_path: Path, stage: str, step: int, sets: list[str], taken: list[str], prior: str
+) -> None:
+    session = open_session(tmp_path, "train.stages=[codes,prior,refit]", *sets)
+    run: Any = SimpleNamespace(recipe=session.recipe, host=session.host, stage=stage, step=step, taken=frozenset(taken))
+    assert metadata(run)["prior"] == prior
 
 
 PLUGIN = '''"""Counts the examples of every split."""

@@ -1,8 +1,9 @@
-"""AdamW and Muon as stages use them."""
+"""AdamW, Muon and Adafactor as stages use them."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,9 +11,15 @@ import pytest
 import torch
 from torch import nn
 
-from cynosure_plugins.optimizers import adamw, muon
+from cynosure.core.blocks import CrossAttention, SelfAttention, published_shapes
+from cynosure.core.records import CodeSpec, Segment, Shapes
+from cynosure.errors import TrainingError
+from cynosure.train import checkpoint
+from cynosure_plugins.bases.vit import ViTBase
+from cynosure_plugins.optimizers import adafactor, adamw, muon
 
-SETTINGS = {"lr": 0.01, "weight_decay": 0.1, "betas": (0.9, 0.98)}
+SETTINGS = {"lr": 0.01, "weight_decay": 0.1, "betas": (0.9, 0.98), "lr_scale": {}}
+ALL = [(adamw, "adamw"), (muon, "muon"), (adafactor, "adafactor")]
 
 
 class Net(nn.Module):
@@ -26,7 +33,8 @@ class Net(nn.Module):
 
 def run(name: str, **settings: Any) -> Any:
     torch.manual_seed(0)
-    return SimpleNamespace(settings=SimpleNamespace(optimizer=name, **{**SETTINGS, **settings}), model=Net())
+    settings = {"optimizer": name, **SETTINGS, **settings}
+    return SimpleNamespace(stage="codes", settings=SimpleNamespace(**settings), model=Net())
 
 
 def built(plugin: Any, name: str, **settings: Any) -> tuple[nn.Module, torch.optim.Optimizer]:
@@ -40,12 +48,12 @@ def group_of(optimizer: torch.optim.Optimizer, parameter: torch.Tensor) -> Mappi
     return next(g for g in optimizer.param_groups if any(p is parameter for p in g["params"]))
 
 
-@pytest.mark.parametrize(("plugin", "other"), [(adamw, "muon"), (muon, "adamw")])
+@pytest.mark.parametrize(("plugin", "other"), [(adamw, "muon"), (muon, "adafactor"), (adafactor, "adamw")])
 def test_a_plugin_answers_to_its_own_name_only(plugin: Any, other: str) -> None:
     assert plugin.cynosure_build_optimizer(run=run(other)) is None
 
 
-@pytest.mark.parametrize(("plugin", "name"), [(adamw, "adamw"), (muon, "muon")])
+@pytest.mark.parametrize(("plugin", "name"), ALL)
 def test_only_what_the_stage_trains_is_given(plugin: Any, name: str) -> None:
     given = run(name)
     given.model.conv.requires_grad_(False)
@@ -89,7 +97,7 @@ def test_muon_leaves_embeddings_heads_and_vectors_to_adamw() -> None:
 
 def test_muon_s_other_half_is_adamw() -> None:
     ours, theirs = nn.Parameter(torch.ones(5)), nn.Parameter(torch.ones(5))
-    mine = muon.Muon([], [ours], lr=0.01, weight_decay=0.0, betas=(0.9, 0.98))
+    mine = muon.Muon([{"params": [ours], "matrices": False}], lr=0.01, betas=(0.9, 0.98))
     reference = torch.optim.AdamW([theirs], lr=0.01, weight_decay=0.0, betas=(0.9, 0.98))
     for seed in range(5):
         ours.grad = torch.randn(5, generator=torch.Generator().manual_seed(seed))
@@ -103,11 +111,11 @@ def test_a_muon_step_has_the_size_of_an_adamw_step() -> None:
     """So that one learning rate serves both (Liu et al. 2025)."""
     p = nn.Parameter(torch.zeros(64, 16))
     p.grad = torch.randn(64, 16, generator=torch.Generator().manual_seed(0))
-    muon.Muon([p], [], lr=0.01, weight_decay=0.0, betas=(0.9, 0.98)).step()
+    muon.Muon([{"params": [p], "matrices": True}], lr=0.01, betas=(0.9, 0.98)).step()
     assert 0.1 < float(p.detach().square().mean().sqrt()) / 0.01 < 0.4
 
 
-@pytest.mark.parametrize(("plugin", "name"), [(adamw, "adamw"), (muon, "muon")])
+@pytest.mark.parametrize(("plugin", "name"), ALL)
 def test_the_loss_goes_down(plugin: Any, name: str) -> None:
     module, optimizer = built(plugin, name, lr=0.05)
     x = torch.randn(32, 6, generator=torch.Generator().manual_seed(1))
@@ -122,9 +130,108 @@ def test_the_loss_goes_down(plugin: Any, name: str) -> None:
     assert losses[-1] < 0.5 * losses[0]
 
 
-def test_parameters_without_gradient_stay() -> None:
-    module, optimizer = built(muon, "muon")
+@pytest.mark.parametrize(("plugin", "name"), ALL)
+def test_parameters_without_gradient_stay(plugin: Any, name: str) -> None:
+    module, optimizer = built(plugin, name)
     before = module.conv.weight.detach().clone()
     module.inner.weight.grad = torch.ones_like(module.inner.weight)
     optimizer.step()
     assert torch.equal(module.conv.weight, before)
+
+
+# --- factors on the learning rate
+
+
+@pytest.mark.parametrize(("plugin", "name"), ALL)
+def test_the_longest_prefix_scales_the_rate(plugin: Any, name: str) -> None:
+    module, optimizer = built(plugin, name, lr_scale={"inner": 0.1, "inner.bias": 0.5})
+    scales = {p: group_of(optimizer, p)["lr_scale"] for p in module.parameters()}
+    assert (scales[module.inner.weight], scales[module.inner.bias], scales[module.head.weight]) == (0.1, 0.5, 1)
+    assert group_of(optimizer, module.inner.weight)["lr"] == pytest.approx(0.001)
+
+
+@pytest.mark.parametrize("prefix", ["inne", "head.weights", "embeding.weight"])
+def test_a_prefix_of_no_trained_parameter_is_an_error(prefix: str) -> None:
+    with pytest.raises(TrainingError, match=rf"train.codes.lr_scale: .*'{prefix}', did you mean '"):
+        built(adamw, "adamw", lr_scale={prefix: 0.1, "conv": 0.5})
+
+
+# --- Adafactor
+
+
+def test_only_weights_of_linear_layers_and_convolutions_decay_as_much_as_is_said() -> None:
+    """At the peak of the schedule a step takes off the share `weight_decay`, whatever the learning rate."""
+    module, optimizer = built(adafactor, "adafactor", lr_scale={"inner": 0.1}, weight_decay=0.3)
+    for p in module.parameters():
+        p.grad = torch.zeros_like(p)
+    before = {name: p.detach().clone() for name, p in module.named_parameters()}
+    optimizer.step()
+    for name, p in module.named_parameters():
+        decays = name in ("inner.weight", "conv.weight", "head.weight")
+        torch.testing.assert_close(p.detach(), before[name] * (0.7 if decays else 1.0), msg=name)
+
+
+def fuse(kind: str) -> nn.Module:
+    """Parts whose parameters the published code keeps apart."""
+    torch.manual_seed(0)
+    spec = CodeSpec((Segment("guide", 1, 1, 4),), (1, 1))
+    parts = {
+        "self": lambda: SelfAttention(64, 2),
+        "cross": lambda: CrossAttention(64, 2, 48),
+        "heads": lambda: ViTBase(ViTBase.Config(patch=6, dim=40, depth=0), Shapes((6, 6), {"a": 35}, spec, 8)),
+    }
+    return parts[kind]()
+
+
+PIECES = [
+    ("self", "qkv.weight", lambda w: w.reshape(3 * 2, 32, 64)),
+    ("self", "out.weight", lambda w: w.reshape(64, 2, 32).transpose(0, 1)),
+    ("cross", "kv.weight", lambda w: w.reshape(2 * 2, 32, 48)),
+    ("cross", "q.weight", lambda w: w.reshape(2, 32, 64)),
+    ("heads", "heads.a.weight", lambda w: w.reshape(35, 36, 40)),
+    ("heads", "heads.a.bias", lambda w: w.reshape(1, 35, 36)),
+]
+
+
+@pytest.mark.parametrize(("kind", "name", "pieces"), PIECES, ids=[name for _, name, _ in PIECES])
+def test_fused_weights_are_factored_like_the_matrices_they_hold(kind: str, name: str, pieces: Any) -> None:
+    """Every head and every label channel moves as if it were a parameter of its own."""
+    module = fuse(kind)
+    fused = dict(module.named_parameters())[name]
+    parts = [nn.Parameter(p.clone()) for p in pieces(fused.detach())]
+    whole = adafactor.Adafactor([{"params": [fused]}], 0.01, shapes={fused: published_shapes(module)[name]})
+    alone = adafactor.Adafactor([{"params": parts}], 0.01)
+    for seed in range(3):
+        fused.grad = torch.randn(fused.shape, generator=torch.Generator().manual_seed(seed))
+        for part, gradient in zip(parts, pieces(fused.grad), strict=True):
+            part.grad = gradient.contiguous()
+        whole.step()
+        alone.step()
+    assert "rows" in whole.state[fused], "this test needs a tensor that is factored"
+    torch.testing.assert_close(pieces(fused.detach()), torch.stack([p.detach() for p in parts]))
+
+
+def test_adafactor_goes_on_as_if_never_stopped(tmp_path: Path) -> None:
+    """torch would bring the momentum back in float32."""
+
+    def step(module: nn.Module, optimizer: torch.optim.Optimizer, seed: int) -> None:
+        generator = torch.Generator().manual_seed(seed)
+        for p in module.parameters():
+            p.grad = torch.randn(p.shape, generator=generator)
+        optimizer.step()
+
+    def make() -> tuple[nn.Module, torch.optim.Optimizer]:
+        module = nn.Sequential(nn.Linear(48, 40), nn.Conv2d(2, 3, 2).to(memory_format=torch.channels_last))
+        return module, adafactor.Adafactor([{"params": list(module.parameters()), "weight_decay": 0.1}], 0.01)
+
+    (module, optimizer), (copy, resumed) = make(), make()
+    for seed in (0, 1):
+        step(module, optimizer, seed)
+    checkpoint.write_tensors(tmp_path / "file", checkpoint.optimizer_tensors(optimizer))
+    copy.load_state_dict(module.state_dict())
+    checkpoint.load_optimizer(resumed, checkpoint.read_tensors(tmp_path / "file")[0])
+    assert {s["momentum"].dtype for s in resumed.state.values()} == {torch.bfloat16}
+    for seed in (2, 3):
+        step(module, optimizer, seed)
+        step(copy, resumed, seed)
+    assert all(torch.equal(a, b) for a, b in zip(module.parameters(), copy.parameters(), strict=True))

@@ -12,7 +12,7 @@ from cynosure.train.schedule import Average, learning_rate, set_learning_rate
 
 
 def test_warm_up_rises_in_a_line_to_the_peak() -> None:
-    assert [learning_rate(s, 100, 2.0, 4, 0.0) for s in range(5)] == pytest.approx([0.5, 1.0, 1.5, 2.0, 2.0])
+    assert [learning_rate(s, 100, 2.0, 4, 0.0) for s in range(5)] == pytest.approx([0.0, 0.5, 1.0, 1.5, 2.0])
 
 
 def test_the_cosine_falls_to_its_share() -> None:
@@ -21,9 +21,10 @@ def test_the_cosine_falls_to_its_share() -> None:
     assert all(a >= b for a, b in pairwise(rates))
 
 
-@pytest.mark.parametrize(("steps", "warmup"), [(1, 0), (1, 1), (3, 10)])
+@pytest.mark.parametrize(("steps", "warmup"), [(1, 0), (2, 1), (3, 10)])
 def test_short_stages_have_a_rate(steps: int, warmup: int) -> None:
-    assert all(0 < learning_rate(s, steps, 1.0, warmup, 0.0) <= 1 for s in range(steps))
+    assert all(0 <= learning_rate(s, steps, 1.0, warmup, 0.0) <= 1 for s in range(steps))
+    assert learning_rate(steps - 1, steps, 1.0, warmup, 0.0) > 0
 
 
 def test_a_group_can_scale_its_rate() -> None:
