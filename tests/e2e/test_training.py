@@ -88,7 +88,7 @@ def test_a_stage_changes_its_part_only(finished_run: Path, before: str, after: s
 def test_stage_codes_moves_the_codebook(finished_run: Path) -> None:
     early, late = (part(finished_run, c, "tokenizer.quantizer") for c in ("0-codes-00000002", "0-codes-00000005"))
     assert not torch.equal(early["tokenizer.quantizer.sums"], late["tokenizer.quantizer.sums"])
-    assert int(late["tokenizer.quantizer.step"]) == 10, "the codebook learns once a micro-batch"
+    assert int(late["tokenizer.quantizer.step"]) == 5, "the codebook learns once an optimizer step"
 
 
 def test_the_prior_starts_from_the_base(project: Project) -> None:
