@@ -24,8 +24,10 @@ def text(planned: DryRun, title: str) -> str:
 def _code(planned: DryRun) -> str:
     if planned.spec is None:
         return "a model without codes"
-    segments = (f"{s.length * s.depth} codes out of {s.vocab_size}" for s in planned.spec.segments)
-    return f"{' and '.join(segments)} ({planned.code_bits:.0f} bits)"
+    count = sum(s.length * s.depth for s in planned.spec.segments)
+    sizes = {size for s in planned.spec.segments for size in s.limits}
+    least, most = min(sizes), max(sizes)
+    return f"{count} codes out of {most if least == most else f'{least} to {most}'} ({planned.code_bits:.0f} bits)"
 
 
 def _parts(planned: DryRun) -> str:
