@@ -8,6 +8,8 @@ import tempfile
 
 import pytest
 
+from cynosure.progress import Progress
+
 # Before torch is imported: many threads on few busy cores are many times slower than one.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
@@ -27,3 +29,9 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_unconfigure(config: pytest.Config) -> None:
     if folder := config.stash.get(_OWN_CACHE, None):
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(autouse=True)
+def _silent_progress(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A test that runs a command in this process leaves its progress bars to no other test."""
+    monkeypatch.setattr("cynosure.progress._current", Progress())

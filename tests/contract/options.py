@@ -32,6 +32,10 @@ TRUNK = {**TRANSFORMER, "stem": (4, 8)}
 VIT = {**TRANSFORMER, "patch": 8}
 ORACLE = {**TRANSFORMER, "patch": 8, "code_grid": (2, 2), "quantizer": VQ}
 VIT_ENCODER = {"name": "vit", **VIT}
+LATENT = {"name": "latent", "sizes": (6, 4, 5)}
+QLAE = {"widths": (4, 8), "convolutions": 2, "dense": (12, 10)}
+VQGAN = {"channels": 32, "multipliers": (1, 1, 1), "blocks": 1, "attention": (2,), "z_channels": 4}
+MASKGIT = {"channels": 32, "multipliers": (1, 2, 1, 1), "blocks": 1}
 
 CASES: dict[tuple[str, str], list[Case]] = {
     ("quantizer", "vq"): [
@@ -72,13 +76,40 @@ CASES: dict[tuple[str, str], list[Case]] = {
         Case({"vocab_size": 16, "dim": 8, "scales": (1, 2, 3)}, skip=MULTISCALE),
         Case({"vocab_size": 16, "dim": 8, "scales": (1, 2, 4), "update": "ema", "replace": "restart"}, skip=MULTISCALE),
     ],
+    ("quantizer", "latent"): [
+        Case({"sizes": (6, 4, 5)}),
+        Case({"sizes": (6, 4, 5), "spread": True}),
+        Case({"sizes": (6, 6, 6), "shared": True, "spread": True}),
+        Case({"sizes": (6, 4, 5), "codebook": "frozen"}),
+        Case({"sizes": (6, 4, 5), "codebook": "tanh"}),
+    ],
     ("tokenizer", "vit_oracle"): [
         Case(ORACLE),
         Case({**ORACLE, "quantizer": {"name": "rq", "vocab_size": 16, "dim": 8, "depth": 3}}),
         Case({**ORACLE, "quantizer": {"name": "fsq", "levels": (8, 5, 5), "groups": 2}}),
         Case({**ORACLE, "quantizer": {"name": "multiscale", "vocab_size": 16, "dim": 8, "scales": (1, 2)}}),
+        Case({**ORACLE, "quantizer": LATENT}),
     ],
+    ("tokenizer", "qlae"): [
+        Case({**QLAE, "quantizer": LATENT}),
+        Case({**QLAE, "quantizer": {**LATENT, "spread": True}}),
+        Case({**QLAE, "positions": 4, "quantizer": {**LATENT, "spread": True}}),
+        Case({**QLAE, "positions": 4, "quantizer": VQ}),
+    ],
+    ("tokenizer", "vqgan"): [
+        Case({**VQGAN, "quantizer": VQ}),
+        Case({**VQGAN, "fold": 2, "quantizer": {"name": "rq", "vocab_size": 16, "dim": 8, "depth": 3}}),
+        Case({**VQGAN, "quantizer": {"name": "gumbel", "vocab_size": 16, "dim": 8}}),
+        Case({**VQGAN, "quantizer": {"name": "multiscale", "vocab_size": 16, "dim": 8, "scales": (1, 2, 8)}}),
+    ],
+    ("tokenizer", "maskgit"): [
+        Case({**MASKGIT, "quantizer": VQ}),
+        Case({**MASKGIT, "quantizer": {"name": "fsq", "levels": (8, 5, 5), "groups": 2}}),
+    ],
+    ("base", "vqgan"): [Case(VQGAN), Case({**VQGAN, "multipliers": (1, 1, 1, 2), "fold": 2})],
+    ("base", "maskgit"): [Case(MASKGIT)],
     ("base", "vit"): [Case(VIT)],
+    ("base", "qlae"): [Case({"widths": (8, 4), "convolutions": 2, "dense": (12, 10)})],
     ("base", "hybrid"): [Case(TRUNK)],
     ("encoder", "vit"): [Case(VIT)],
     ("encoder", "hybrid"): [Case(TRUNK)],
@@ -88,6 +119,7 @@ CASES: dict[tuple[str, str], list[Case]] = {
         Case({"model": "resnet10t", "frozen": True}),
     ],
     ("encoder", "text"): [Case({**TRANSFORMER, "length": 16})],
+    ("encoder", "label"): [Case({"classes": 10, "dim": 8})],
     ("prior", "autoregressive"): [
         Case(TRANSFORMER),
         Case({**TRANSFORMER, "encoder": VIT_ENCODER}),
@@ -96,6 +128,33 @@ CASES: dict[tuple[str, str], list[Case]] = {
             skip={"greedy_samples_follow_the_logits": "its logits are those of the codes + 1"},
         ),
         Case({**TRANSFORMER, "encoder": VIT_ENCODER, "task_tokens": False}),
+        Case({**TRANSFORMER, "encoder": VIT_ENCODER, "condition_dropout": 0.5}),
+    ],
+    ("prior", "gpt"): [
+        Case(TRANSFORMER),
+        Case({**TRANSFORMER, "encoder": VIT_ENCODER, "two_way_prefix": True, "condition_dropout": 0.5}),
+        Case({**TRANSFORMER, "encoder": {"name": "label", "classes": 10, "dim": 8}, "task_tokens": False, "keep": 0.9}),
+    ],
+    ("prior", "masked"): [
+        Case({**TRANSFORMER, "task_tokens": False}),
+        Case({**TRANSFORMER, "encoder": VIT_ENCODER, "schedule": "pow2", "condition_dropout": 0.5}),
+        Case({**TRANSFORMER, "classes": 10, "condition_dropout": 0.5, "steps": 3}),
+    ],
+    ("prior", "rq_transformer"): [
+        Case({**TRANSFORMER, "head_depth": 1}),
+        Case({**TRANSFORMER, "head_depth": 2, "encoder": VIT_ENCODER, "embedding": "shared"}),
+        Case({**TRANSFORMER, "head_depth": 1, "encoder": {**VIT_ENCODER, "dim": 24}, "condition_dropout": 0.5}),
+        Case(
+            {
+                **TRANSFORMER,
+                "head_depth": 1,
+                "embedding": "separate",
+                "cumulative": False,
+                "classifiers": "separate",
+                "task_tokens": False,
+                "encoder": VIT_ENCODER,
+            }
+        ),
     ],
     ("task", "panoptic"): [Case({"max_instances": 8}), Case({"max_instances": 8, "stuff": "class"})],
     ("task", "depth"): [Case({"bins": 16}), Case({"encoding": "log"})],

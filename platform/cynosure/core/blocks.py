@@ -1,13 +1,13 @@
 """Transformer blocks that every plugin may build on, on scaled_dot_product_attention.
 
-Pre-norm blocks with the ViT's conventions (LayerNorm eps 1e-6, tanh GELU), as UViM uses them.
+Unless told otherwise pre-norm blocks with the ViT's conventions (LayerNorm eps 1e-6, tanh GELU), as UViM uses them.
 Shapes: B batch, N tokens, M context tokens, d width, h heads.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol, TypeVar, runtime_checkable
+from typing import Literal, Protocol, TypeVar, runtime_checkable
 
 import torch
 from torch import nn
@@ -16,6 +16,8 @@ from torch.nn import functional as F
 NORM_EPS = 1e-6
 LayerT = TypeVar("LayerT", bound=nn.Module)
 Shape = tuple[int, ...]
+Gelu = Literal["tanh", "none"]
+"""How GELU is computed: the tanh approximation, or exactly."""
 
 
 @runtime_checkable
@@ -52,13 +54,14 @@ class KVCache:
 
 
 class SelfAttention(nn.Module):
-    """Multi-head self-attention with one fused projection."""
+    """Multi-head self-attention with one fused projection; in training, attention weights may be dropped."""
 
-    def __init__(self, dim: int, heads: int, bias: bool = True) -> None:
+    def __init__(self, dim: int, heads: int, bias: bool = True, dropout: float = 0.0) -> None:
         super().__init__()
         if dim % heads:
             raise ValueError(f"width {dim} is not a multiple of {heads} heads")
         self.heads = heads
+        self.dropout = dropout
         self.qkv = nn.Linear(dim, 3 * dim, bias=bias)
         self.out = nn.Linear(dim, dim, bias=bias)
         for piece in self.qkv.weight.data.chunk(3):
@@ -68,8 +71,13 @@ class SelfAttention(nn.Module):
             nn.init.zeros_(self.qkv.bias)
             nn.init.zeros_(self.out.bias)
 
-    def forward(self, x: torch.Tensor, causal: bool = False, cache: KVCache | None = None) -> torch.Tensor:
-        """x [B, N, d] -> [B, N, d]; with a cache, x holds the next tokens only."""
+    def forward(
+        self, x: torch.Tensor, causal: bool = False, cache: KVCache | None = None, prefix: int = 0
+    ) -> torch.Tensor:
+        """x [B, N, d] -> [B, N, d]; with a cache, x holds the next tokens only.
+
+        If causal, the first `prefix` tokens see each other all the same.
+        """
         B, N, d = x.shape
         q, k, v = self.qkv(x).view(B, N, 3, self.heads, d // self.heads).permute(2, 0, 3, 1, 4)
         if cache is not None:
@@ -77,7 +85,9 @@ class SelfAttention(nn.Module):
                 raise ValueError("a cache that holds tokens takes one more at a time")
             causal = causal and N > 1
             k, v = cache.append(k, v)
-        y = F.scaled_dot_product_attention(q, k, v, is_causal=causal)
+        mask = _causal_mask(N, prefix, x.device) if causal and prefix > 1 else None
+        dropout = self.dropout if self.training else 0.0
+        y = F.scaled_dot_product_attention(q, k, v, mask, dropout, is_causal=causal and mask is None)
         return self.out(y.transpose(1, 2).reshape(B, N, d))
 
     def published_shapes(self) -> dict[str, Shape]:
@@ -120,29 +130,49 @@ class CrossAttention(nn.Module):
 
 
 class MLP(nn.Sequential):
-    """Linear, tanh GELU, linear."""
+    """Linear, GELU, linear."""
 
-    def __init__(self, dim: int, hidden: int) -> None:
+    def __init__(self, dim: int, hidden: int, gelu: Gelu = "tanh") -> None:
         layers = nn.Linear(dim, hidden), nn.Linear(hidden, dim)
-        super().__init__(layers[0], nn.GELU(approximate="tanh"), layers[1])
+        super().__init__(layers[0], nn.GELU(approximate=gelu), layers[1])
         for layer in layers:
             nn.init.xavier_uniform_(layer.weight)
             nn.init.normal_(layer.bias, std=1e-6)
 
 
 class Block(nn.Module):
-    """x + SelfAttention(LN x), then x + MLP(LN x)."""
+    """x + SelfAttention(LN x), then x + MLP(LN x); `post_norm`: LN(x + SelfAttention(x)), then LN(x + MLP(x)).
 
-    def __init__(self, dim: int, heads: int, mlp_dim: int) -> None:
+    `dropout` is the share of attention weights and of what is added to x that training drops.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        heads: int,
+        mlp_dim: int,
+        eps: float = NORM_EPS,
+        gelu: Gelu = "tanh",
+        post_norm: bool = False,
+        dropout: float = 0.0,
+    ) -> None:
         super().__init__()
-        self.norm1 = nn.LayerNorm(dim, eps=NORM_EPS)
-        self.attention = SelfAttention(dim, heads)
-        self.norm2 = nn.LayerNorm(dim, eps=NORM_EPS)
-        self.mlp = MLP(dim, mlp_dim)
+        self.post_norm = post_norm
+        self.norm1 = nn.LayerNorm(dim, eps=eps)
+        self.attention = SelfAttention(dim, heads, dropout=dropout)
+        self.norm2 = nn.LayerNorm(dim, eps=eps)
+        self.mlp = MLP(dim, mlp_dim, gelu)
+        self.dropout = nn.Dropout(dropout)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = x + self.attention(self.norm1(x))
-        return x + self.mlp(self.norm2(x))
+    def forward(
+        self, x: torch.Tensor, causal: bool = False, cache: KVCache | None = None, prefix: int = 0
+    ) -> torch.Tensor:
+        """x [B, N, d] -> [B, N, d]; the options are those of SelfAttention."""
+        if self.post_norm:
+            x = self.norm1(x + self.dropout(self.attention(x, causal, cache, prefix)))
+            return self.norm2(x + self.dropout(self.mlp(x)))
+        x = x + self.dropout(self.attention(self.norm1(x), causal, cache, prefix))
+        return x + self.dropout(self.mlp(self.norm2(x)))
 
 
 class DecoderBlock(nn.Module):
@@ -187,6 +217,13 @@ def published_shapes(model: nn.Module) -> dict[str, Shape]:
         for prefix, module in modules.items()
         for name, shape in module.published_shapes().items()
     }
+
+
+def _causal_mask(tokens: int, prefix: int, device: torch.device) -> torch.Tensor:
+    """Which tokens (columns) each token (rows) sees, bool [N, N]."""
+    mask = torch.ones(tokens, tokens, dtype=torch.bool, device=device).tril()
+    mask[:prefix, :prefix] = True
+    return mask
 
 
 def _by_head(heads: int, size: int, **fused: int) -> dict[str, Shape]:

@@ -27,7 +27,9 @@ from cynosure.core.records import (
     Quantized,
     SampleSettings,
     Segment,
+    SoftTargets,
 )
+from cynosure.errors import CynosureError
 
 
 class PartConfig(BaseModel):
@@ -216,6 +218,28 @@ class Quantizer(nn.Module, ABC):
         """What the ids of `positions` vectors are; one code a vector unless the quantizer says otherwise."""
         return (Segment("codes", positions, self.depth, self.vocab_size),)
 
+    def code_vectors(self) -> torch.Tensor:
+        """Where a vector is the sum of the codewords of its D codes: [D, K, d], or [1, K, d] if all depths share them.
+
+        Raises CynosureError for a quantizer whose vectors are made otherwise.
+        """
+        if self.depth > 1 or self.positions is not None:
+            raise CynosureError(
+                f"{type(self).__name__} has no codeword for a single code: let the prior learn a table of its own "
+                "(model.prior.embedding: separate)."
+            )
+        device = next((tensor.device for tensor in (*self.parameters(), *self.buffers())), None)
+        return self.lookup(torch.arange(self.vocab_size, device=device)[None, :, None])
+
+    def soft_codes(
+        self, vectors: torch.Tensor, temperature: float = 1.0, stochastic: bool = False
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Ids int64 [B, L, D] of vectors [B, N, d] and how likely each code was [B, L, D, K]; see SoftTargets.
+
+        Raises CynosureError for a quantizer without probabilities.
+        """
+        raise CynosureError(f"{type(self).__name__} has no soft codes: use quantizer rq, or no soft_temperature.")
+
     def learn(self) -> None:
         """Learn from the vectors that `forward` saw in training mode since the last call, those of all processes.
 
@@ -246,6 +270,17 @@ class Tokenizer(nn.Module, ABC):
     @abstractmethod
     def encode(self, targets: torch.Tensor, inputs: Mapping[str, Any], task: str) -> Encoded:
         """Targets [B, C, H, W] and the inputs -> codes, vectors [B, L, d], losses."""
+
+    def bottleneck(self, targets: torch.Tensor, inputs: Mapping[str, Any], task: str) -> torch.Tensor:
+        """The vectors [B, N, d] that are quantized; CynosureError for a tokenizer that does not show them."""
+        raise CynosureError(f"{type(self).__name__} has no soft codes: use no soft_temperature.")
+
+    @torch.no_grad()
+    def soft_codes(self, targets: torch.Tensor, inputs: Mapping[str, Any], task: str, soft: SoftTargets) -> Codes:
+        """What `encode` writes, with the probabilities of all codes."""
+        vectors = self.bottleneck(targets, inputs, task)
+        ids, probabilities = self.quantizer.soft_codes(vectors, soft.temperature, soft.stochastic)
+        return Codes(ids, self.spec, probabilities)
 
     def vectors(self, codes: Codes) -> torch.Tensor:
         """Codes -> vectors [B, L, d]."""
@@ -282,6 +317,14 @@ class Prior(nn.Module, ABC):
     """The code language model p(z | x). Built as `Prior(config, shapes, encoder)`; encoder None: unconditional."""
 
     Config: ClassVar[type[PartConfig]]
+    soft_targets: SoftTargets | None = None
+    """Which probabilities the codes given to `loss` in training carry; None: none."""
+
+    def attach(self, tokenizer: Tokenizer) -> None:
+        """Called once, when the model is put together, for priors that read code vectors (`Quantizer.code_vectors`).
+
+        What is kept of the tokenizer must not become a submodule: its weights are saved, and trained, elsewhere.
+        """
 
     @abstractmethod
     def loss(self, inputs: Mapping[str, Any], codes: Codes, task: str) -> dict[str, torch.Tensor]:

@@ -1,10 +1,10 @@
-"""Drawing codes from logits. Shapes: B batch, L code length, K vocabulary."""
+"""Drawing codes from logits. Shapes: B batch, L code length, D depth, K vocabulary."""
 
 from __future__ import annotations
 
 import torch
 
-from cynosure.core.records import SampleSettings
+from cynosure.core.records import CodeSpec, SampleSettings
 
 _MASK = (1 << 63) - 1
 
@@ -23,6 +23,14 @@ def row_uniforms(seeds: torch.Tensor, count: int) -> torch.Tensor:
     return ((bits >> 39) & 0xFFFFFF).to(torch.float32) / (1 << 24)
 
 
+def outside(spec: CodeSpec, vocab_size: int | None = None) -> torch.Tensor | None:
+    """Which of `vocab_size` tokens (by default K) are no code at which position, bool [L*D, K]; None where all
+    positions have K codes."""
+    if all(segment.limits == (spec.vocab_size,) * spec.depth for segment in spec.segments):
+        return None
+    return torch.arange(vocab_size or spec.vocab_size) >= spec.limits().flatten()[:, None]
+
+
 def filter_logits(logits: torch.Tensor, top_k: int | None = None, top_p: float | None = None) -> torch.Tensor:
     """Logits [..., K] with -inf outside the k best and outside the smallest set that holds probability p."""
     if top_k is not None and top_k < logits.shape[-1]:
@@ -36,11 +44,14 @@ def filter_logits(logits: torch.Tensor, top_k: int | None = None, top_p: float |
     return logits
 
 
-def draw(logits: torch.Tensor, settings: SampleSettings, uniforms: torch.Tensor) -> torch.Tensor:
-    """One code for each row: logits [B, K] and uniforms [B] -> int64 [B]; temperature 0 takes the most likely."""
+def draw(logits: torch.Tensor, settings: SampleSettings, uniforms: torch.Tensor, depth: int = 0) -> torch.Tensor:
+    """One code of this depth for each row: logits [B, K] and uniforms [B] -> int64 [B]; temperature 0 takes the most
+    likely."""
     if settings.temperature == 0:
         return logits.argmax(-1)
-    scaled = filter_logits(logits.float() / settings.temperature, settings.top_k, settings.top_p)
+    top_k = settings.top_k[depth] if isinstance(settings.top_k, tuple) else settings.top_k
+    top_p = settings.top_p[depth] if isinstance(settings.top_p, tuple) else settings.top_p
+    scaled = filter_logits(logits.float() / settings.temperature, top_k, top_p)
     cumulative = scaled.softmax(-1).double().cumsum(-1)
     picked = torch.searchsorted(cumulative, (uniforms.double() * cumulative[:, -1])[:, None], right=True)
     return picked.squeeze(-1).clamp_max(logits.shape[-1] - 1)

@@ -42,6 +42,8 @@ class GuidedModel(nn.Module):
         self.prior = prior
         self.code_dropout = code_dropout
         self.loss_weights = dict(loss_weights or {})
+        if prior is not None and tokenizer is not None:
+            prior.attach(tokenizer)
         self.frozen: frozenset[str] = frozenset()  # names in `state_dict` that no stage changes
 
     def set_stage(self, stage: Stage | None) -> None:
@@ -86,7 +88,7 @@ class GuidedModel(nn.Module):
     def _prior_step(self, batch: Batch) -> StepOutput:
         if self.prior is None:
             raise CynosureError("stage prior needs model.prior in the recipe.")
-        losses = self.prior.loss(batch.inputs, self._stored(batch), batch.task)
+        losses = self.prior.loss(batch.inputs, self._taught(self.prior, batch), batch.task)
         return StepOutput(torch.stack(list(losses.values())).sum(), {k: v.detach() for k, v in losses.items()})
 
     def _encode(self, batch: Batch) -> Encoded | None:
@@ -100,6 +102,13 @@ class GuidedModel(nn.Module):
         if batch.codes is not None and self.tokenizer is not None:
             return Codes(batch.codes, self.tokenizer.spec)
         return self.encode(batch)
+
+    def _taught(self, prior: Prior, batch: Batch) -> Codes:
+        """What the prior learns from: codes, in training with the probabilities that it asks for."""
+        if prior.soft_targets is None or self.tokenizer is None or not prior.training:
+            return self._stored(batch)
+        targets = self.tasks[batch.task].encode_targets(batch)
+        return self.tokenizer.soft_codes(targets, batch.inputs, batch.task, prior.soft_targets)
 
     def _vectors(self, codes: Codes | None) -> torch.Tensor | None:
         return None if codes is None or self.tokenizer is None else self.tokenizer.vectors(codes)

@@ -105,15 +105,27 @@ class CodeSpec:
 
 @dataclass(frozen=True)
 class Codes:
-    """Discrete guiding codes: `ids` int64 [B, L, D], each in [0, K) of its segment in `spec`."""
+    """Discrete guiding codes: `ids` int64 [B, L, D], each in [0, K) of its segment in `spec`.
+
+    `probabilities` [B, L, D, K], for a prior that asked for them (`Prior.soft_targets`): how likely each code was.
+    """
 
     ids: torch.Tensor
     spec: CodeSpec
+    probabilities: torch.Tensor | None = None
 
     def __post_init__(self) -> None:
         wanted = (self.spec.length, self.spec.depth)
         if self.ids.ndim != 3 or tuple(self.ids.shape[1:]) != wanted:
             raise ValueError(f"codes must have shape [B, {wanted[0]}, {wanted[1]}], not {list(self.ids.shape)}")
+
+
+@dataclass(frozen=True)
+class SoftTargets:
+    """Codes as probabilities softmax(-distance² / temperature); `stochastic`: the ids are drawn from them too."""
+
+    temperature: float
+    stochastic: bool
 
 
 @dataclass(frozen=True)
@@ -144,18 +156,26 @@ class StepOutput:
     logs: Mapping[str, torch.Tensor]
 
 
+def by_depth(value: float | tuple[float, ...] | None) -> tuple[float, ...]:
+    """A setting as the tuple that may be given instead of one value for all depths; empty for None."""
+    if value is None:
+        return ()
+    return value if isinstance(value, tuple) else (value,)
+
+
 @dataclass(frozen=True)
 class SampleSettings:
     """How a prior writes codes.
 
-    temperature: 0 takes the most likely code; top_k, top_p: keep the k best, or the smallest set with probability p;
+    temperature: 0 takes the most likely code; top_k, top_p: keep the k best, or the smallest set with probability p,
+    a tuple by depth;
     guidance: classifier-free guidance scale (1 is off); steps: rounds of an iterative prior; `known` int64 [B, L, D]
     fixes codes where it is >= 0 and leaves -1 to the prior (editing).
     """
 
     temperature: float = 1.0
-    top_k: int | None = None
-    top_p: float | None = None
+    top_k: int | tuple[int, ...] | None = None
+    top_p: float | tuple[float, ...] | None = None
     guidance: float = 1.0
     steps: int | None = None
     known: torch.Tensor | None = None
@@ -163,9 +183,9 @@ class SampleSettings:
     def __post_init__(self) -> None:
         if self.temperature < 0:
             raise ValueError(f"temperature must be 0 or more, not {self.temperature}")
-        if self.top_k is not None and self.top_k < 1:
+        if any(k < 1 for k in by_depth(self.top_k)):
             raise ValueError(f"top_k must be 1 or more, not {self.top_k}")
-        if self.top_p is not None and not 0 < self.top_p <= 1:
+        if any(not 0 < p <= 1 for p in by_depth(self.top_p)):
             raise ValueError(f"top_p must be in (0, 1], not {self.top_p}")
 
 

@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from math import log2
+from math import log2, prod
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -96,7 +96,7 @@ class DryRun:
     @property
     def code_bits(self) -> float:
         """What a code can hold."""
-        return sum(s.length * s.depth * log2(s.vocab_size) for s in self.spec.segments) if self.spec else 0.0
+        return sum(s.length * log2(prod(s.limits)) for s in self.spec.segments) if self.spec else 0.0
 
 
 def dry_run(recipe: Recipe, host: Host, directory: Path, resume: bool = False, processes: int = 1) -> DryRun:

@@ -13,6 +13,7 @@ from cynosure.testing.checks import Subject, check
 from cynosure.testing.samples import (
     CHANNELS,
     ROWS,
+    Oracle,
     inputs,
     loosen,
     one_row,
@@ -29,7 +30,12 @@ GREEDY = SampleSettings(temperature=0.0)
 def _build(subject: Subject, seed: int = 0, of: Shapes | None = None) -> Any:
     torch.manual_seed(seed)
     of = of or shapes()
-    return subject.build(of, subject.part("encoder", of), seed=seed)
+    return _attached(subject.build(of, subject.part("encoder", of), seed=seed), of)
+
+
+def _attached(prior: Any, of: Shapes) -> Any:
+    prior.attach(Oracle(of))
+    return prior
 
 
 def _loosened(subject: Subject) -> Any:
@@ -167,7 +173,7 @@ def takes_or_refuses_residual_codes(subject: Subject) -> None:
 @check("prior")
 def works_or_refuses_without_encoder(subject: Subject) -> None:
     try:
-        prior = subject.build(shapes(), None).eval()
+        prior = _attached(subject.build(shapes(), None), shapes()).eval()
     except (CynosureError, ValueError):
         return
     for task in CHANNELS:

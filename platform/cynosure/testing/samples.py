@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from cynosure.core.contracts import DatasetInfo
-from cynosure.core.records import CodeSpec, Segment, Shapes
+from cynosure.core.contracts import DatasetInfo, Quantizer, Tokenizer
+from cynosure.core.records import CodeSpec, Encoded, Quantized, Segment, Shapes
 
 IMAGE_SIZE = (32, 32)
 CHANNELS = {"first": 3, "second": 5}
@@ -34,6 +34,41 @@ def two_segments() -> Shapes:
     """The same with two positions of 4 codes before those of 16."""
     spec = CodeSpec((Segment("scene", 2, 1, 4), Segment("codes", 4, 1, 16)), grid=(2, 2))
     return Shapes(IMAGE_SIZE, CHANNELS, spec, CODE_DIM)
+
+
+class Codewords(Quantizer):
+    """Codewords that never change, each vector the sum of those of its codes."""
+
+    def __init__(self, spec: CodeSpec) -> None:
+        super().__init__()
+        self.vocab_size, self.dim, self.depth = spec.vocab_size, CODE_DIM, spec.depth
+        self.table = torch.randn(self.depth, self.vocab_size, CODE_DIM, generator=torch.Generator().manual_seed(2))
+
+    def code_vectors(self) -> torch.Tensor:
+        return self.table
+
+    def lookup(self, ids: torch.Tensor) -> torch.Tensor:
+        return torch.stack([book[ids[..., i]] for i, book in enumerate(self.table)]).sum(0)
+
+    def forward(self, vectors: torch.Tensor) -> Quantized:
+        raise NotImplementedError("only its codewords are read")
+
+
+class Oracle(Tokenizer):
+    """What a prior sees of a tokenizer: the spec and the codewords."""
+
+    def __init__(self, of: Shapes) -> None:
+        super().__init__()
+        assert of.spec is not None
+        self._spec = of.spec
+        self.quantizer: Quantizer = Codewords(of.spec)
+
+    @property
+    def spec(self) -> CodeSpec:
+        return self._spec
+
+    def encode(self, targets: torch.Tensor, inputs: Mapping[str, Any], task: str) -> Encoded:
+        raise NotImplementedError("only its codewords are read")
 
 
 def without_codes() -> Shapes:

@@ -104,6 +104,14 @@ CONV = Layout(
     lambda gradient, shapes: [gradient.transpose(2, 3, 1, 0)],
 )
 """[p, p, in, out] -> [out, in, p, p]."""
+POINTWISE = Layout(
+    lambda *kernels: np.concatenate([kernel[:, :, 0, 0] for kernel in kernels]),
+    lambda *shapes: (sum(s[0] for s in shapes), shapes[0][1]),
+    lambda gradient, shapes: [
+        part[:, :, None, None] for part in np.split(gradient, np.cumsum([s[0] for s in shapes])[:-1])
+    ],
+)
+"""Torch's 1 x 1 convolutions, [out, in, 1, 1] each -> the weight of one linear layer [all out, in]."""
 LABELS = Layout(_labels_make, _labels_shape, _labels_split)
 """Embeddings of label patches, [C, p * p, d] each -> one convolution [d, all C, p, p]."""
 SUM = Layout(lambda *a: np.sum(a, axis=0), lambda *s: s[0], lambda gradient, shapes: [gradient for _ in shapes])

@@ -13,7 +13,8 @@ from torch.nn import functional as F
 from cynosure import hookimpl
 from cynosure.core.blocks import NORM_EPS, DecoderBlock, KVCache, zero_initialized
 from cynosure.core.contracts import Encoder, PartConfig, Prior
-from cynosure.core.decoding import draw, row_uniforms
+from cynosure.core.decoding import draw, outside, row_uniforms
+from cynosure.core.guidance import ConditionDropout, copies, guide, require_guidance
 from cynosure.core.records import Codes, CodeSpec, SampleSettings, Shapes
 from cynosure.errors import CynosureError
 
@@ -43,6 +44,9 @@ class Autoregressive(Prior):
         task_tokens: bool = Field(
             True, description="a learnt vector a task beside the image; UViM has none, its models know one task each"
         )
+        condition_dropout: float = Field(
+            0.0, ge=0, lt=1, description="share of training rows without what the encoder says, which guidance needs"
+        )
 
     def __init__(self, config: Config, shapes: Shapes, encoder: Encoder | None) -> None:
         super().__init__()
@@ -61,13 +65,14 @@ class Autoregressive(Prior):
         context_dim = encoder.dim if encoder else dim
         named = shapes.channels if config.task_tokens else ()
         self.tasks = nn.ParameterDict({t: nn.Parameter(torch.randn(context_dim) * 0.02) for t in named})
+        self.condition = ConditionDropout(context_dim, config.condition_dropout)
         self.positions = nn.Parameter(torch.randn(1, tokens, dim) * dim**-0.5)
         blocks = [DecoderBlock(dim, config.heads, config.mlp_dim, context_dim) for _ in range(config.depth)]
         self.blocks = nn.ModuleList(blocks)
         self.norm = nn.LayerNorm(dim, eps=NORM_EPS)
         self.head = zero_initialized(nn.Linear(dim, self.embedding.num_embeddings))
         self.outside: torch.Tensor | None
-        self.register_buffer("outside", _outside(self.spec) if _segments_differ(self.spec) else None, persistent=False)
+        self.register_buffer("outside", outside(self.spec), persistent=False)
 
     def loss(self, inputs: Mapping[str, Any], codes: Codes, task: str) -> dict[str, torch.Tensor]:
         tokens = codes.ids.flatten(1) + self.first
@@ -103,51 +108,46 @@ class Autoregressive(Prior):
     ) -> None:
         """Fill tokens [B, L*D] position by position, with a uniform [B, L*D] for each."""
         B, total = tokens.shape
-        keys_values = self._project(inputs, B, task)
-        x = self._start(task, B)
+        rows = B * copies(settings.guidance)
+        keys_values = self._project(inputs, rows, task, settings.guidance)
+        x = self._start(task, rows)
         head_dim = self.config.dim // self.config.heads
-        caches = [KVCache.empty(B, self.config.heads, total, head_dim, kv[0]) for kv in keys_values]
+        caches = [KVCache.empty(rows, self.config.heads, total, head_dim, kv[0]) for kv in keys_values]
         known = settings.known.flatten(1) if settings.known is not None else None
         for i in range(total):
             x = x + self.positions[:, i : i + 1]
             for block, kv, cache in zip(self.blocks, keys_values, caches, strict=True):
                 x = block(x, kv, cache)
-            logits = self.head(self.norm(x[:, 0]))
+            logits = guide(self.head(self.norm(x[:, 0])), settings.guidance)
             if self.outside is not None:
                 logits = logits.masked_fill(self.outside[i], -torch.inf)
             token = draw(logits, settings, uniforms[:, i])
             tokens[:, i] = token if known is None else torch.where(known[:, i] >= 0, known[:, i] + self.first, token)
-            x = self.embedding(tokens[:, i : i + 1])
+            x = self.embedding(tokens[:, i : i + 1]).repeat(rows // B, 1, 1)
 
     def _start(self, task: str, batch: int) -> torch.Tensor:
         start = self.embedding.weight[0] if self.config.start_code else self.starts[task]
         return start.expand(batch, 1, -1)
 
-    def _project(self, inputs: Mapping[str, Any], batch: int, task: str) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    def _project(
+        self, inputs: Mapping[str, Any], rows: int, task: str, guidance: float = 1.0
+    ) -> list[tuple[torch.Tensor, torch.Tensor]]:
         """Cross-attention keys and values of every block, computed once for all positions."""
         parts = []
         if self.config.task_tokens:
-            parts.append(self.tasks[task].expand(batch, 1, -1))
-        if self.encoder is not None:
-            parts.append(self.encoder(inputs, task))
+            parts.append(self.tasks[task].expand(rows, 1, -1))
+        if self.encoder is None:
+            require_guidance(guidance, learned=False)
+        else:
+            parts.append(self.condition.pair(self.condition(self.encoder(inputs, task)), guidance))
         context = torch.cat([part.to(parts[-1].dtype) for part in parts], 1)
         layers = [cast(DecoderBlock, block) for block in self.blocks]
         return [block.cross.project(context) for block in layers]
 
 
-def _segments_differ(spec: CodeSpec) -> bool:
-    return len({segment.vocab_size for segment in spec.segments}) > 1
-
-
-def _outside(spec: CodeSpec) -> torch.Tensor:
-    """Which codes do not exist at which position, bool [L*D, K]."""
-    sizes = torch.tensor([s.vocab_size for s in spec.segments for _ in range(s.length * spec.depth)])
-    return torch.arange(spec.vocab_size) >= sizes[:, None]
-
-
 def _check(config: Autoregressive.Config, spec: CodeSpec, tasks: int, conditional: bool) -> None:
     """Raises ValueError with every reason why this prior cannot be."""
-    differ = _segments_differ(spec)
+    differ = outside(spec) is not None
     reasons = {
         "label_smoothing would spread over codes that a segment does not have; set it to 0 for a tokenizer whose "
         "segments differ in vocabulary": differ and config.label_smoothing > 0,
@@ -157,6 +157,8 @@ def _check(config: Autoregressive.Config, spec: CodeSpec, tasks: int, conditiona
         "train one task": config.start_code and not config.task_tokens and tasks > 1,
         "without encoder and task_tokens there is nothing to attend to; set task_tokens: true": not conditional
         and not config.task_tokens,
+        "condition_dropout drops what an encoder says; add model.prior.encoder or set it to 0": not conditional
+        and config.condition_dropout > 0,
     }
     if found := [reason for reason, holds in reasons.items() if holds]:
         raise ValueError(f"prior autoregressive: {'. '.join(found)}")

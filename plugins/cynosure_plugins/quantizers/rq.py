@@ -101,6 +101,10 @@ class ResidualQuantizer(Quantizer):
             return F.embedding(ids, self._book(0).codewords)
         return torch.stack([F.embedding(ids[..., i], self._book(i).codewords) for i in range(ids.shape[-1])], dim=2)
 
+    def code_vectors(self) -> torch.Tensor:
+        """Float32 [D, K, d], or [1, K, d] of a shared codebook."""
+        return torch.stack([self._book(depth).codewords for depth in range(len(self.codebooks))])
+
     def soft_codes(
         self, vectors: torch.Tensor, temperature: float = 1.0, stochastic: bool = False
     ) -> tuple[torch.Tensor, torch.Tensor]:

@@ -1,0 +1,1 @@
+"""Convolutional networks that tokenizers and bases share, one family a file."""

@@ -1,0 +1,135 @@
+"""The `gpt` prior against arrays computed by taming-transformers' minGPT."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from cynosure.core.contracts import Encoder
+from cynosure.core.decoding import filter_logits
+from cynosure.core.records import CodeSpec, SampleSettings, Segment, Shapes
+from cynosure_plugins.priors.gpt import GPT
+
+FILES = ("gpt.npz", "gpt_unmasked.npz")
+
+
+class Given(Encoder):
+    """A context that the test gives."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.dim = dim
+
+    def forward(self, inputs: Mapping[str, Any], task: str) -> torch.Tensor:
+        return inputs["context"]
+
+
+def load(path: Path) -> dict[str, Any]:
+    with np.load(path) as arrays:
+        return {k: json.loads(str(v)) if k == "config" else torch.from_numpy(v) for k, v in arrays.items()}
+
+
+def prior(arrays: Mapping[str, Any], prefix: int) -> GPT:
+    """The reference's model for a prefix of this length, whose positions but the last are the encoder's matter."""
+    config = arrays["config"]
+    size, dim = config["vocab_size"], config["n_embd"]
+    length = config["block_size"] + 1 - prefix
+    shapes = Shapes((16, 16), {"generation": 3}, CodeSpec((Segment("codes", length, 1, size),)))
+    options = GPT.Config(
+        dim=dim,
+        depth=config["n_layer"],
+        heads=config["n_head"],
+        mlp_dim=4 * dim,
+        task_tokens=False,
+        two_way_prefix=config["n_unmasked"] > 0,
+    )
+    model = GPT(options, shapes, Given(dim)).eval()
+    weights = {name.removeprefix("sd/"): value for name, value in arrays.items() if name.startswith("sd/")}
+    state = {
+        "embedding.weight": weights["tok_emb.weight"],
+        "positions": weights["pos_emb"][:, prefix - 1 :],
+        "norm.weight": weights["ln_f.weight"],
+        "norm.bias": weights["ln_f.bias"],
+        "head.weight": weights["head.weight"],
+    }
+    for i in range(config["n_layer"]):
+        for kind in ("weight", "bias"):
+            block = f"blocks.{i}"
+            attention = [weights[f"{block}.attn.{part}.{kind}"] for part in ("query", "key", "value")]
+            state[f"{block}.attention.qkv.{kind}"] = torch.cat(attention)
+            state[f"{block}.attention.out.{kind}"] = weights[f"{block}.attn.proj.{kind}"]
+            for n in (1, 2):
+                state[f"{block}.norm{n}.{kind}"] = weights[f"{block}.ln{n}.{kind}"]
+            for n in (0, 2):
+                state[f"{block}.mlp.{n}.{kind}"] = weights[f"{block}.mlp.{n}.{kind}"]
+    model.load_state_dict(state)
+    return model
+
+
+def context(arrays: Mapping[str, Any], vectors: torch.Tensor) -> dict[str, torch.Tensor]:
+    """A prefix with the positions that are not the prior's."""
+    places = arrays["sd/pos_emb"][:, : vectors.shape[1]].clone()
+    places[:, -1] = 0
+    return {"context": vectors + places}
+
+
+def tokens_as_context(arrays: Mapping[str, Any], count: int) -> dict[str, torch.Tensor]:
+    return context(arrays, F.embedding(arrays["idx"][:, :count], arrays["sd/tok_emb.weight"]))
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_logits_and_loss(golden: Path, file: str) -> None:
+    arrays = load(golden / "vqgan" / file)
+    prefix = max(1, arrays["config"]["n_unmasked"])
+    tokens = F.pad(arrays["idx"][:, prefix:], (0, 1))  # the last one is predicted, never read
+    logits = prior(arrays, prefix).logits(tokens_as_context(arrays, prefix), tokens, "generation")
+    torch.testing.assert_close(logits, arrays["logits"][:, prefix - 1 :], atol=2e-5, rtol=0)
+    all_logits = torch.cat([arrays["logits"][:, : prefix - 1], logits], 1)
+    loss = F.cross_entropy(all_logits.flatten(0, 1), arrays["targets"].flatten())
+    torch.testing.assert_close(loss, arrays["loss"], atol=0, rtol=1e-5)
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_filter_of_the_best_five(golden: Path, file: str) -> None:
+    arrays = load(golden / "vqgan" / file)
+    assert torch.equal(filter_logits(arrays["logits"][:, -1], top_k=5), arrays["top5_logits_last"])
+
+
+def test_logits_after_a_longer_prefix(golden: Path) -> None:
+    arrays = load(golden / "vqgan" / FILES[0])
+    vectors = arrays["prefix_embeddings"]
+    count = vectors.shape[1]
+    tokens = F.pad(arrays["idx"][:, :-count], (0, 1))
+    logits = prior(arrays, count).logits(context(arrays, vectors), tokens, "generation")
+    torch.testing.assert_close(logits, arrays["logits_with_prefix"][:, count - 1 :], atol=2e-5, rtol=0)
+
+
+def test_greedy_codes_written_with_a_cache(golden: Path) -> None:
+    arrays = load(golden / "vqgan" / FILES[0])
+    settings, seeds = SampleSettings(temperature=0.0), torch.arange(len(arrays["idx"]))
+    ids = prior(arrays, 1).sample(tokens_as_context(arrays, 1), "generation", settings, seeds).ids[..., 0]
+    wanted = arrays["greedy_from_first_token"]
+    assert torch.equal(ids[:, : wanted.shape[1]], wanted)
+
+
+@pytest.mark.parametrize(
+    ("options", "length", "vocab_size", "millions", "digit"),
+    [
+        ({"dim": 1024, "depth": 24, "heads": 16, "mlp_dim": 4096}, 512, 1024, 305, 1),
+        ({"dim": 1536, "depth": 48, "heads": 24, "mlp_dim": 6144}, 256, 16384, 1410.6, 0.1),
+    ],
+)
+def test_published_sizes(options: dict[str, int], length: int, vocab_size: int, millions: float, digit: float) -> None:
+    """FacesHQ's model and the one of 1.4 billion parameters for ImageNet."""
+    with torch.device("meta"):
+        shapes = Shapes((256, 256), {"generation": 3}, CodeSpec((Segment("codes", length, 1, vocab_size),)))
+        config = GPT.Config(**options, task_tokens=False)
+        model = GPT(config, shapes, Given(config.dim))
+    assert sum(p.numel() for p in model.parameters()) / 1e6 == pytest.approx(millions, abs=digit / 2)
