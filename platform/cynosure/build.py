@@ -6,10 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from cynosure.core.contracts import Dataset, Task
+from cynosure.core.contracts import Dataset, Prior, Task
+from cynosure.core.decoding import check_settings
 from cynosure.core.guided import GuidedModel
 from cynosure.core.records import Shapes
 from cynosure.errors import ConfigError, CynosureError, DataError, Problem
+from cynosure.run.sampling import sample_settings
 
 if TYPE_CHECKING:
     from cynosure.config.recipe import Recipe
@@ -70,16 +72,28 @@ def _build(recipe: Recipe, host: Host) -> GuidedModel:
             options = dict(model.tokenizer)
             quantizer = build("quantizer", options.pop("quantizer"))
             tokenizer = build("tokenizer", options, shapes, quantizer)
-            shapes = Shapes(shapes.image_size, shapes.channels, tokenizer.spec, tokenizer.code_dim)
+            code = (tokenizer.spec, tokenizer.code_dim, tokenizer.code_positions)
+            shapes = Shapes(shapes.image_size, shapes.channels, *code)
         base = build("base", model.base, shapes)
         if model.prior is not None:
             options = dict(model.prior)
             encoder = options.pop("encoder", None)
             prior = build("prior", options, shapes, build("encoder", encoder, shapes) if encoder else None)
+            _check_sampling(recipe, prior, shapes)
+        criteria = [build("criterion", options, shapes) for options in model.criteria or ()]
     except ValueError as error:
         raise ConfigError([Problem("", "model", str(error))]) from error
     weights = {key: task.loss_weight for key, task in recipe.tasks.items()}
-    return GuidedModel(tasks, shapes, base, tokenizer, prior, model.code_dropout, weights)
+    return GuidedModel(tasks, shapes, base, tokenizer, prior, model.code_dropout, weights, criteria)
+
+
+def _check_sampling(recipe: Recipe, prior: Prior, shapes: Shapes) -> None:
+    """ConfigError, before anything is trained, for a recipe that samples in a way that its prior cannot follow."""
+    assert shapes.spec is not None
+    try:
+        check_settings(sample_settings(recipe), prior, shapes.spec)
+    except CynosureError as error:
+        raise ConfigError([Problem("", "eval.sampling", str(error))]) from None
 
 
 @dataclass

@@ -8,7 +8,19 @@ from typing import Any
 
 from cynosure.errors import ConfigError, CynosureError, PluginError, unknown
 
-KINDS = ("task", "tokenizer", "quantizer", "base", "encoder", "prior", "dataset", "metric", "protocol", "importer")
+KINDS = (
+    "task",
+    "tokenizer",
+    "quantizer",
+    "base",
+    "encoder",
+    "prior",
+    "criterion",
+    "dataset",
+    "metric",
+    "protocol",
+    "importer",
+)
 
 PARTS_OF = {"tokenizer": {"quantizer": "quantizer"}, "prior": {"encoder": "encoder"}}
 """Kind -> options that describe another component (option name -> its kind) and are built apart."""
@@ -122,6 +134,9 @@ class Register:
 
     def prior(self, name: str, cls: type) -> None:
         self._add("prior", name, cls)
+
+    def criterion(self, name: str, cls: type) -> None:
+        self._add("criterion", name, cls)
 
     def dataset(self, name: str, cls: type) -> None:
         self._add("dataset", name, cls)

@@ -35,6 +35,7 @@ VIT_ENCODER = {"name": "vit", **VIT}
 LATENT = {"name": "latent", "sizes": (6, 4, 5)}
 QLAE = {"widths": (4, 8), "convolutions": 2, "dense": (12, 10)}
 VQGAN = {"channels": 32, "multipliers": (1, 1, 1), "blocks": 1, "attention": (2,), "z_channels": 4}
+VIT_VQGAN = {**TRANSFORMER, "patch": 8}
 MASKGIT = {"channels": 32, "multipliers": (1, 2, 1, 1), "blocks": 1}
 
 CASES: dict[tuple[str, str], list[Case]] = {
@@ -81,7 +82,7 @@ CASES: dict[tuple[str, str], list[Case]] = {
         Case({"sizes": (6, 4, 5), "spread": True}),
         Case({"sizes": (6, 6, 6), "shared": True, "spread": True}),
         Case({"sizes": (6, 4, 5), "codebook": "frozen"}),
-        Case({"sizes": (6, 4, 5), "codebook": "tanh"}),
+        Case({"sizes": (6, 4, 5), "codebook": "tanh", "multi_information": 1e-3}),
     ],
     ("tokenizer", "vit_oracle"): [
         Case(ORACLE),
@@ -105,11 +106,21 @@ CASES: dict[tuple[str, str], list[Case]] = {
     ("tokenizer", "maskgit"): [
         Case({**MASKGIT, "quantizer": VQ}),
         Case({**MASKGIT, "quantizer": {"name": "fsq", "levels": (8, 5, 5), "groups": 2}}),
+        Case({**MASKGIT, "quantizer": {"name": "multiscale", "vocab_size": 16, "dim": 8, "scales": (1, 2, 4)}}),
     ],
+    ("tokenizer", "vit_vqgan"): [
+        Case({**VIT_VQGAN, "quantizer": VQ}),
+        Case({**VIT_VQGAN, "quantizer": {**VQ, "update": "gradient", "code_dim": 4, "normalize_inputs": True}}),
+        Case({**VIT_VQGAN, "quantizer": {"name": "rq", "vocab_size": 16, "dim": 8, "depth": 3}}),
+        Case({**VIT_VQGAN, "quantizer": {"name": "bsq", "bits": 10}}),
+        Case({**VIT_VQGAN, "quantizer": {"name": "multiscale", "vocab_size": 16, "dim": 8, "scales": (1, 2, 4)}}),
+        Case({**VIT_VQGAN, "quantizer": LATENT}),
+    ],
+    ("base", "vit_vqgan"): [Case(VIT_VQGAN), Case({**VIT_VQGAN, "patch": 16, "dim": 8})],
     ("base", "vqgan"): [Case(VQGAN), Case({**VQGAN, "multipliers": (1, 1, 1, 2), "fold": 2})],
     ("base", "maskgit"): [Case(MASKGIT)],
     ("base", "vit"): [Case(VIT)],
-    ("base", "qlae"): [Case({"widths": (8, 4), "convolutions": 2, "dense": (12, 10)})],
+    ("base", "qlae"): [Case({"widths": (8, 4), "convolutions": 2, "dense": (12, 10), "curvature": 0.1})],
     ("base", "hybrid"): [Case(TRUNK)],
     ("encoder", "vit"): [Case(VIT)],
     ("encoder", "hybrid"): [Case(TRUNK)],
@@ -156,15 +167,31 @@ CASES: dict[tuple[str, str], list[Case]] = {
             }
         ),
     ],
+    ("prior", "next_scale"): [
+        Case(TRANSFORMER),
+        Case({**TRANSFORMER, "depth": 2, "encoder": VIT_ENCODER, "drop_path": 0.1}),
+        Case({**TRANSFORMER, "encoder": {**VIT_ENCODER, "dim": 24}, "condition_dropout": 0.5, "task_tokens": False}),
+        Case({**TRANSFORMER, "encoder": {"name": "label", "classes": 10, "dim": 8}, "condition_dropout": 0.5}),
+    ],
+    ("criterion", "lpips"): [Case({"network": "random"})],
+    ("criterion", "adversarial"): [
+        Case({"channels": 8, "layers": 2}),
+        Case({"channels": 8, "layers": 2, "norm": "act", "loss": "nonsaturating", "adaptive": False, "lecam": 0.1}),
+        Case({"channels": 8, "layers": 2, "loss": "vanilla", "lead": 2, "ramp": 2}),
+    ],
     ("task", "panoptic"): [Case({"max_instances": 8}), Case({"max_instances": 8, "stuff": "class"})],
     ("task", "depth"): [Case({"bins": 16}), Case({"encoding": "log"})],
     ("task", "colorization"): [Case(), Case({"encoding": "residual"})],
+    ("task", "generation"): [Case(), Case({"condition": "label", "l1": 1.0, "augment": "crop"})],
+    ("task", "text_to_image"): [Case({"l1": 1.0, "l2": 0.0})],
     ("dataset", "scenes"): [Case({"size": 32, "train": 6, "validation": 4, "test": 4})],
+    ("dataset", "scene_factors"): [Case({"size": 16, "train": 6, "validation": 4, "test": 4})],
     ("dataset", "images"): [Case(tiny_data.pictures)],
     ("dataset", "coco_panoptic"): [Case(tiny_data.coco)],
     ("metric", "panoptic_quality"): [Case()],
     ("metric", "depth_error"): [Case()],
     ("metric", "color_error"): [Case()],
+    ("metric", "psnr"): [Case()],
     ("metric", "feature_distance"): [Case(tiny_data.colours_by_network)],
     ("protocol", "coco_panoptic"): [Case(), Case({"min_fraction": 0.01, "merge_stuff": True, "format": "two_channel"})],
     ("protocol", "nyu_depth"): [Case(), Case({"crop": "eigen"})],

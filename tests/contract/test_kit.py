@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from cynosure.core.contracts import Base, Encoder, PartConfig, Prior, Quantizer
+from cynosure.core.contracts import Base, Criterion, Encoder, PartConfig, Prior, Quantizer
 from cynosure.core.metrics import SumMetric
 from cynosure.core.records import Codes, Quantized, SampleSettings, Shapes
 from cynosure.errors import CynosureError, TrainingError
@@ -83,6 +83,43 @@ class HiddenState(Rounding):
 class TakesNaN(Rounding):
     def forward(self, vectors: torch.Tensor) -> Quantized:
         return super().forward(vectors.nan_to_num())
+
+
+class Restless(Criterion):
+    """Breaks the contract in several ways: it counts in forward, where nobody saves it, and has idle parameters."""
+
+    class Config(PartConfig):
+        pass
+
+    def __init__(self, config: Config, shapes: Shapes) -> None:
+        super().__init__()
+        self.idle = nn.Parameter(torch.ones(()))
+        self.calls = 0
+
+    def forward(
+        self,
+        outputs: torch.Tensor,
+        targets: torch.Tensor,
+        task: str,
+        reconstruction: torch.Tensor,
+        last: nn.Parameter | None,
+    ) -> dict[str, torch.Tensor]:
+        self.calls += 1
+        return {"far": self.calls * (outputs - targets).square().mean()}
+
+
+class Blind(Restless):
+    """Its loss teaches the model nothing."""
+
+    def forward(
+        self,
+        outputs: torch.Tensor,
+        targets: torch.Tensor,
+        task: str,
+        reconstruction: torch.Tensor,
+        last: nn.Parameter | None,
+    ) -> dict[str, torch.Tensor]:
+        return {"far": self.idle * (outputs.detach() - targets).square().mean()}
 
 
 class Deaf(Base):
@@ -180,6 +217,8 @@ def host() -> Host:
         host.components.add("quantizer", cls.__name__, cls, "test")
     for cls in (Deaf, Idle):
         host.components.add("base", cls.__name__, cls, "test")
+    for criterion in (Restless, Blind):
+        host.components.add("criterion", criterion.__name__, criterion, "test")
     host.components.add("encoder", "Nosy", Nosy, "test")
     host.components.add("prior", "Careless", Careless, "test")
     host.components.add("prior", "Displaced", Displaced, "test")
@@ -206,6 +245,12 @@ BROKEN = [
     ("quantizer", "TakesNaN", {"refuses_nan"}),
     ("base", "Deaf", {"codes_matter"}),
     ("base", "Idle", {"codes_matter", "gradient_reaches_every_parameter"}),
+    (
+        "criterion",
+        "Restless",
+        {"gradient_reaches_every_parameter", "micro_batches_are_judged_alike", "state_survives"},
+    ),
+    ("criterion", "Blind", {"gradient_reaches_the_model"}),
     ("encoder", "Nosy", {"rows_are_independent"}),
     (
         "prior",

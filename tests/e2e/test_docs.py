@@ -15,7 +15,7 @@ from cynosure.cli.app import create_app, main
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = ["README.md", "docs/writing-a-task.md", "docs/recipes.md", "docs/codes.md", "docs/evaluation.md"]
-PAGES += ["docs/checkpoints.md"]
+PAGES += ["docs/editing.md", "docs/checkpoints.md", "docs/generation.md"]
 SMALL = [
     "--set=data.scenes.train=64",
     "--set=data.scenes.validation=16",
@@ -56,6 +56,9 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     (folder / "folder").mkdir()
     for place, (_, picture) in zip(("photo.jpg", "folder/cat.jpg"), sample_photographs(), strict=False):
         Image.fromarray(picture).resize((160, 120)).save(folder / place)
+    mask = Image.new("L", (160, 120))
+    mask.paste(255, (40, 30, 120, 90))
+    mask.save(folder / "mask.png")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setenv("CYNOSURE_CACHE", str(folder / "cache"))
@@ -63,17 +66,31 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield folder
 
 
+def write_checkpoints(folder: Path) -> None:
+    """Tiny ones under the names of the released ones."""
+    from cynosure_plugins.importers import maskgit, rqvae, vqgan
+
+    for part in ("stage1", "stage2"):
+        (folder / part).mkdir()
+    written = [*vqgan._write_tiny(folder), *rqvae._write_first(folder), *rqvae._write_second(folder)]
+    names = ["last.ckpt", "project.yaml", *(f"stage{n}/{name}" for n in (1, 2) for name in ("model.pt", "config.yaml"))]
+    for file, name in zip(written, names, strict=True):
+        file.rename(folder / name)
+    maskgit._write_tiny(folder)
+
+
 @pytest.mark.parametrize("page", PAGES)
 def test_every_command_of_the_page_works(
     page: str, workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in ("photo.jpg", "folder", "runs"):
+    for name in ("photo.jpg", "mask.png", "folder", "runs"):
         (tmp_path / name).symlink_to(workspace / name)
     (tmp_path / "runs").unlink()
     (tmp_path / "runs").mkdir()
     (tmp_path / "runs" / "demo").symlink_to(workspace / "runs" / "demo")
     for file in (ROOT / "tests" / "golden" / "uvim").glob("*_params.npz"):  # tiny, under the names of the released ones
         (tmp_path / file.name.replace("stage1", "stageI").replace("stage2", "stageII")).symlink_to(file)
+    write_checkpoints(tmp_path)
     monkeypatch.chdir(tmp_path)
     found = commands(page)
     assert found, f"{page} has no shell block"

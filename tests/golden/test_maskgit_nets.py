@@ -47,7 +47,8 @@ def parts(golden: Path, io: Arrays) -> nn.ModuleDict:
     ours = MaskGITConfig(**sizes)
     table = maskgit_names.tokenizer(TASK, ours) | maskgit_names.base(TASK, ours)
     table |= maskgit_names.vector_quantizer(config["codebook_size"])
-    left = fill(parts, table, read(golden / "maskgit" / "tokenizer_params.npz"))
+    arrays = read(golden / "maskgit" / "tokenizer_params.npz")
+    left = fill(parts, table, {name.removeprefix("params/"): array for name, array in arrays.items()})
     assert not left, "arrays of the checkpoint that no tensor of ours is made of"
     return parts
 

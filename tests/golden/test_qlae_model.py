@@ -54,7 +54,7 @@ class Model(nn.Module):
 
         tokenizer_config = QLAETokenizer.Config.model_validate(options("encoder"))
         self.tokenizer = QLAETokenizer(tokenizer_config, shapes, quantizer)
-        shapes = Shapes(shapes.image_size, shapes.channels, self.tokenizer.spec, self.tokenizer.code_dim)
+        shapes = Shapes(shapes.image_size, shapes.channels, self.tokenizer.spec, self.tokenizer.code_dim, 1)
         self.base = QLAEBase(QLAEBase.Config.model_validate(options("decoder")), shapes)
 
     def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:

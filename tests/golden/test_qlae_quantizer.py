@@ -117,9 +117,9 @@ def test_tripods_hessian_penalties(legs: dict[str, torch.Tensor]) -> None:
         hidden = torch.tanh(z @ legs["W1"])
         return {"a": hidden, "b": hidden @ legs["W2"]}
 
-    at, eps = (legs["z0"], legs["rademacher"], legs["normal"], legs["z_std"]), float(legs["eps"])
-    plain = tripod.curvature(decoder, at[0], at[1], at[3], eps)
-    normalized = tripod.normalized_curvature(decoder, *at, eps)
+    at, eps = [legs[name][None] for name in ("z0", "rademacher", "normal")], float(legs["eps"])
+    plain = tripod.curvature(decoder, at[0], at[1], legs["z_std"], eps)
+    normalized = tripod.normalized_curvature(decoder, at[0], at[1], at[2], legs["z_std"], eps)
     for layer in ("a", "b"):
-        same(plain[layer], legs[f"hp_{layer}"], rtol=1e-4)
-        same(normalized[layer], legs[f"hpn_{layer}"], rtol=1e-4)
+        same(plain[layer][0], legs[f"hp_{layer}"], rtol=1e-4)
+        same(normalized[layer][0], legs[f"hpn_{layer}"], rtol=1e-4)

@@ -22,6 +22,7 @@ from cynosure_plugins.priors.rq_transformer import RQTransformer
 Arrays = Mapping[str, np.ndarray]
 FILES = ["class_cond", "text_cond", "token_embeddings"]
 TASK = "image"
+TEXT_LOSS = 1 / 9
 GREEDY = SampleSettings(temperature=0.0)
 PARAMETERS = [  # width, body, head, heads, million parameters, as counted of the published configurations
     (1536, 12, 4, 24, 480.9),
@@ -36,12 +37,15 @@ class Condition(Encoder):
 
     def __init__(self, vocab_size: int, length: int, dim: int) -> None:
         super().__init__()
-        self.dim = dim
+        self.dim, self.vocab_size = dim, vocab_size
         self.embedding = nn.Embedding(vocab_size, dim)
         self.positions = nn.Parameter(torch.zeros(1, length, dim))
 
     def forward(self, inputs: Mapping[str, Any], task: str) -> torch.Tensor:
         return self.embedding(inputs["condition"]) + self.positions
+
+    def tokens(self, inputs: Mapping[str, Any], task: str) -> torch.Tensor:
+        return inputs["condition"]
 
 
 class Book(Quantizer):
@@ -113,6 +117,9 @@ def weights(arrays: Arrays, config: Mapping[str, Any]) -> dict[str, torch.Tensor
         if config["input_emb_vqvae"]:
             found[f"body_input.{kind}"] = arrays[f"sd/input_mlp.{kind}"]
             found[f"head_input.{kind}"] = arrays[f"sd/head_mlp.{kind}"]
+        if f"sd/cond_classifier.linear.{kind}" in arrays:
+            found[f"text_head.0.{kind}"] = arrays[f"sd/cond_classifier.layer_norm.{kind}"]
+            found[f"text_head.1.{kind}"] = arrays[f"sd/cond_classifier.linear.{kind}"]
         classifier = arrays[f"sd/classifier.linear.{kind}"]
         parts = [classifier] if config["shared_cls_emb"] else [np.swapaxes(part, -1, 0) for part in classifier]
         found |= {f"classifiers.{i}.{kind}": part for i, part in enumerate(parts)}
@@ -139,6 +146,7 @@ def case(request: pytest.FixtureRequest, golden: Path) -> Case:
         embedding="codebook" if config["input_emb_vqvae"] else "separate",
         cumulative=config["cumsum_depth_ctx"],
         classifiers="shared" if config["shared_cls_emb"] else "separate",
+        text_loss=TEXT_LOSS if config["block_size_cond"] > 1 else 0.0,
         task_tokens=False,
     )
     encoder = Condition(config["vocab_size_cond"], config["block_size_cond"], dim)
@@ -160,6 +168,16 @@ def test_losses(case: Case) -> None:
     softened = case.prior.loss(case.inputs, Codes(case.codes(), case.spec, soft), TASK)["nll"]
     np.testing.assert_allclose(hard.detach(), case.arrays["loss_hard"], rtol=1e-5)
     np.testing.assert_allclose(softened.detach(), case.arrays["loss_soft"], rtol=1e-5)
+
+
+@pytest.mark.parametrize("case", ["text_cond"], indirect=True)
+def test_what_the_body_says_of_the_text(case: Case) -> None:
+    codes, text = Codes(case.codes(), case.spec), case.inputs["condition"]
+    read, _ = case.prior._read(case.inputs, codes.ids, TASK)
+    logits = case.prior.text_logits(read, text.shape[1]).detach()
+    np.testing.assert_allclose(logits, case.arrays["cond_logits"], atol=2e-5, rtol=0)
+    losses = case.prior.loss(case.inputs, codes, TASK)
+    np.testing.assert_allclose(losses["text"].detach() / TEXT_LOSS, case.arrays["cond_loss"], rtol=1e-5)
 
 
 def test_greedy_codes_and_their_logits(case: Case) -> None:
@@ -197,7 +215,7 @@ def test_soft_target_cross_entropy(golden: Path) -> None:
     options = RQTransformer.Config(dim=8, depth=1, head_depth=1, heads=1, mlp_dim=8, embedding="shared")
     prior = RQTransformer(options, Shapes((8, 8), {TASK: 3}, spec), None)
     logits = torch.from_numpy(arrays["logits"]).requires_grad_()
-    prior._logits = lambda inputs, ids, task: logits[None, :, None]  # type: ignore[method-assign]
+    prior._predict = lambda read, vectors: logits[None, :, None]  # type: ignore[method-assign]
     targets = torch.from_numpy(arrays["targets"])[None, :, None]
     loss = prior.loss({}, Codes(torch.zeros(1, 6, 1, dtype=torch.long), spec, targets), TASK)["nll"]
     loss.backward()
@@ -216,3 +234,14 @@ def test_published_sizes(dim: int, depth: int, head_depth: int, heads: int, mill
         prior = RQTransformer(options, Shapes((256, 256), {TASK: 3}, spec, 256), Condition(1000, 1, dim))
     count = sum(parameter.numel() for parameter in prior.parameters()) / 1e6
     assert round(count, 1) == millions
+
+
+def test_published_size_of_the_text_model() -> None:
+    """The one for CC3M: 32 of 16384 text tokens, and a classifier of its own for them."""
+    options = RQTransformer.Config(
+        dim=1280, depth=26, head_depth=4, heads=20, mlp_dim=5120, task_tokens=False, text_loss=TEXT_LOSS
+    )
+    spec = CodeSpec((Segment("codes", 64, 4, 16384),), (8, 8))
+    with torch.device("meta"):
+        prior = RQTransformer(options, Shapes((256, 256), {TASK: 3}, spec, 256), Condition(16384, 32, 1280))
+    assert round(sum(parameter.numel() for parameter in prior.parameters()) / 1e6, 1) == 654.1

@@ -9,8 +9,8 @@ from uvim_models import Arrays, Case, assert_predictions, channels_first, classe
 
 from cynosure.core.records import Batch, Prediction
 from cynosure.data.labels import cross_entropy
-from cynosure_plugins.metrics.color_error import psnr
 from cynosure_plugins.metrics.depth_error import NAMES, DepthError
+from cynosure_plugins.metrics.psnr import psnr
 from cynosure_tasks.depth import Depth
 from cynosure_tasks.panoptic import Panoptic
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from cynosure.core.decoding import draw, filter_logits, row_uniforms
+from cynosure.core.decoding import draw, draw_all, filter_logits, row_uniforms
 from cynosure.core.records import SampleSettings
 
 LOGITS = torch.tensor([2.0, 1.0, 0.5, 0.0, -1.0, -4.0])
@@ -99,3 +99,14 @@ def test_a_row_depends_on_its_own_seed_only() -> None:
         assert torch.equal(row_uniforms(seed[None], 16)[0], together[i])
     assert torch.equal(row_uniforms(seeds, 5), together[:, :5]), "asking for more must not change the first ones"
     assert len(torch.unique(together)) == together.numel()
+
+
+def test_whole_sequences_are_drawn_by_the_filters_of_their_depths() -> None:
+    """Codes lie position by position, depth first; depth 0 may only take the best, depth 1 one of the best three."""
+    logits = LOGITS[[3, 0, 5, 1, 4, 2]].expand(500, 8, -1)
+    settings, uniforms = SampleSettings(top_k=(1, 3), top_p=(1.0, 1.0)), row_uniforms(torch.arange(500), 8)
+    ids = draw_all(logits, settings, uniforms, 2)
+    assert set(ids[:, ::2].flatten().tolist()) == {1}
+    assert set(ids[:, 1::2].flatten().tolist()) == {1, 3, 5}
+    plain = draw_all(logits, SampleSettings(top_k=3), uniforms, 2)
+    assert torch.equal(plain.flatten(), draw(logits.flatten(0, 1), SampleSettings(top_k=3), uniforms.flatten()))

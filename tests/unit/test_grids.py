@@ -7,7 +7,7 @@ from small_run import make_predictor, open_session
 from cynosure.data.loading import evaluation_batches
 from cynosure.errors import DataError
 from cynosure.run import grids
-from cynosure.run.grids import MARGIN, evaluation_grid, fit, grid, photograph_grid
+from cynosure.run.grids import MARGIN, contact_sheet, evaluation_grid, fit, grid, photograph_grid
 
 RED, BLUE = (250, 20, 20), (20, 20, 250)
 
@@ -124,3 +124,13 @@ def test_photographs_keep_their_size_through_every_task(session, drawn):
     assert drawn["headers"] == ["input", "depth", "colorization", "colorization, again"]
     for row, size in zip(drawn["rows"], [(20, 60), (50, 10)], strict=True):
         assert all(picture.shape == (*size, 3) for picture in row)
+
+
+def test_a_contact_sheet_holds_every_picture_above_its_words() -> None:
+    red, blue = (np.full((16, 16, 3), colour, np.uint8) for colour in ((200, 0, 0), (0, 0, 200)))
+    sheet = np.asarray(contact_sheet([("red pictures", [red] * 3), ("a blue one", [blue])], cell=32, across=6))
+    reds, blues = (int((sheet == colour).all(-1).sum()) for colour in ((200, 0, 0), (0, 0, 200)))
+    assert 700 < blues < 32 * 32 and reds == 3 * blues, "pictures are missing, cut or of another size"
+    tall = contact_sheet([("one two three four five six seven eight nine ten", [red])], cell=32)
+    assert tall.height > contact_sheet([("one", [red])], cell=32).height, "long words were not wrapped"
+    assert contact_sheet([("", [red] * 14)], cell=32, across=6).height > 3 * 32

@@ -122,3 +122,31 @@ def test_sampled_codes_can_be_trained_on() -> None:
 def test_unknown_schedules_are_refused(schedule: str) -> None:
     with pytest.raises(ValidationError, match="schedule"):
         Masked.Config(schedule=schedule)
+
+
+def test_neighbouring_codes_are_learnt() -> None:
+    """Pictures whose rows are of one code each: with weights of 0.02 a narrow model only learns which codes there are
+    (0.3 of neighbours were alike so), and without noise whole pictures are (0.4 of all rows were like the next)."""
+    side, K = 4, 8
+    torch.manual_seed(0)
+    shapes = Shapes((16, 16), {"a": 1}, CodeSpec((Segment("codes", side * side, 1, K),)))
+    prior = Masked(Masked.Config(dim=32, depth=2, heads=2, mlp_dim=64, dropout=0.0), shapes, None)
+    optimizer = torch.optim.AdamW(prior.parameters(), 3e-3, betas=(0.9, 0.96))
+    for _ in range(200):
+        codes = Codes(torch.randint(K, (32, side, 1, 1)).expand(-1, -1, side, -1).reshape(32, -1, 1), prior.spec)
+        loss = prior.loss({}, codes, "a")["nll"]
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    pictures = prior.eval().sample({}, "a", SampleSettings(steps=8), torch.arange(200)).ids.view(-1, side, side)
+    along = (pictures[:, :, 1:] == pictures[:, :, :-1]).float().mean()
+    across = (pictures[:, 1:] == pictures[:, :-1]).float().mean()
+    assert along > 0.85, f"{along:.2f} of the neighbours in a row are alike, not nearly all"
+    assert across < 0.3, f"{across:.2f} of the rows are like the next, not 1 in {K}"
+
+
+def test_noise_is_the_published_one_for_as_many_codes() -> None:
+    """And in proportion to the range of confidences elsewhere; what the recipe says comes first."""
+    noise = [make(Segment("codes", 4, 1, K)).choice_temperature for K in (1024, 32)]
+    assert noise == pytest.approx([4.5, 2.25])
+    assert make(choice_temperature=1.0).choice_temperature == 1.0

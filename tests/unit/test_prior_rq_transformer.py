@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from cynosure.core.records import Codes, CodeSpec, SampleSettings, Segment, Shap
 from cynosure.data.loading import evaluation_batches
 from cynosure.errors import CynosureError
 from cynosure.testing.samples import inputs, shapes, targets
+from cynosure_plugins.encoders.text import TextEncoder
 from cynosure_plugins.priors.rq_transformer import RQTransformer
 from cynosure_plugins.quantizers.fsq import FiniteScalarQuantizer
 from cynosure_plugins.quantizers.rq import ResidualQuantizer
@@ -29,10 +31,16 @@ def make_oracle(quantizer: Any) -> ViTOracle:
     return ViTOracle(ViTOracle.Config(**TINY, patch=8, code_grid=(2, 2)), shapes(), quantizer).eval()
 
 
-def make_prior(spec: CodeSpec, **options: Any) -> RQTransformer:
+TEXTS = {"caption": ["a red sphere", "two", "a red sphere"]}
+
+
+def make_prior(spec: CodeSpec, text_depth: int | None = None, **options: Any) -> RQTransformer:
     torch.manual_seed(0)
-    config = RQTransformer.Config(**TINY, head_depth=1, **options)
-    return RQTransformer(config, Shapes((32, 32), {"first": 3}, spec, 8), None)
+    config, known = RQTransformer.Config(**TINY, head_depth=1, **options), Shapes((32, 32), {"first": 3}, spec, 8)
+    if text_depth is None:
+        return RQTransformer(config, known, None)
+    text = TextEncoder.Config(dim=24, depth=text_depth, heads=2, mlp_dim=32, length=16)
+    return RQTransformer(config, known, TextEncoder(text, known))
 
 
 def test_the_tokenizer_is_read_and_no_part_of_the_prior() -> None:
@@ -123,3 +131,32 @@ def test_a_model_teaches_the_prior_probabilities(tmp_path: Path) -> None:
     assert all(parameter.grad is None for parameter in model.tokenizer.parameters())  # type: ignore[union-attr]
     codes = model.codes(batch, "prior", SampleSettings(), batch.keys)
     assert codes is not None and tuple(codes.ids.shape) == (4, 4, 2)
+
+
+@pytest.mark.parametrize("task_tokens", [True, False])
+def test_text_is_learnt_beside_the_codes(task_tokens: bool) -> None:
+    """Each token from those before it, never from itself; codes then follow the text."""
+    spec = CodeSpec((Segment("codes", 4, 2, 5),))
+    prior = make_prior(spec, text_depth=0, embedding="shared", text_loss=0.5, task_tokens=task_tokens)
+    ids = torch.tensor([[[1, 2]] * 4, [[3, 0]] * 4, [[1, 2]] * 4])
+    first = prior.loss(TEXTS, Codes(ids, spec), "first")
+    assert float(first["text"].detach()) == pytest.approx(0.5 * math.log(257), rel=1e-4), "guessing one of 257 tokens"
+    optimizer = torch.optim.Adam(prior.parameters(), 1e-2)
+    for _ in range(60):
+        optimizer.zero_grad()
+        losses = prior.loss(TEXTS, Codes(ids, spec), "first")
+        torch.stack(list(losses.values())).sum().backward()
+        optimizer.step()
+    assert losses["text"] < 0.1 * first["text"] and losses["nll"] < 0.1 * first["nll"]
+    assert torch.equal(prior.sample(TEXTS, "first", SampleSettings(temperature=0.0), torch.arange(3)).ids, ids)
+    read, _ = prior._read(TEXTS, ids, "first")
+    other, _ = prior._read({"caption": ["a red cube", "two", "a red sphere"]}, ids, "first")
+    changed = (prior.text_logits(read, 16) - prior.text_logits(other, 16)).abs().amax(-1)[0] > 1e-6
+    assert changed.tolist() == [False] * 6 + [True] * 9, "logit i may read bytes 0 to i; byte 6 is the first to differ"
+
+
+def test_text_that_sees_itself_is_not_to_be_predicted() -> None:
+    spec = CodeSpec((Segment("codes", 4, 2, 5),))
+    for depth in (None, 1):
+        with pytest.raises(ValueError, match="text with depth 0"):
+            make_prior(spec, text_depth=depth, embedding="shared", text_loss=0.1)

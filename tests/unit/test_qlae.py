@@ -8,10 +8,11 @@ import pytest
 import torch
 from torch import nn
 
-from cynosure.core.records import Shapes
+from cynosure.core.records import CodeSpec, Segment, Shapes
 from cynosure_plugins.bases.qlae import QLAEBase
 from cynosure_plugins.optimizers.qlae_adamw import ElementClippedAdamW, group_options
 from cynosure_plugins.quantizers.latent import LatentQuantizer
+from cynosure_plugins.quantizers.multiscale import MultiscaleQuantizer
 from cynosure_plugins.tokenizers.qlae import QLAETokenizer
 
 PICTURES = Shapes((64, 64), {"picture": 3})
@@ -29,7 +30,7 @@ def base(shapes: Shapes, **options: Any) -> QLAEBase:
 def test_the_defaults_have_the_published_sizes() -> None:
     """Pictures of 64 x 64 pixels and 12 latents: 3.68 M, 3.97 M and 120 parameters."""
     first = tokenizer()
-    second = base(Shapes((64, 64), {"picture": 3}, first.spec, first.code_dim))
+    second = base(Shapes((64, 64), {"picture": 3}, first.spec, first.code_dim, first.code_positions))
     codes, rest = (sum(p.numel() for p in part.parameters()) for part in (first.quantizer, first))
     assert codes == 120
     assert (rest - codes) / 1e6 == pytest.approx(3.68, abs=0.01)
@@ -47,7 +48,7 @@ def test_a_number_of_the_code_is_a_position_of_its_own() -> None:
 def test_the_base_takes_any_number_of_positions(positions: int) -> None:
     small: dict[str, Any] = {"widths": (4,), "convolutions": 1, "dense": ()}
     part = tokenizer(Shapes((8, 4), {"picture": 3}), positions=positions, **small)
-    shapes = Shapes((8, 4), {"picture": 3}, part.spec, part.code_dim)
+    shapes = Shapes((8, 4), {"picture": 3}, part.spec, part.code_dim, part.code_positions)
     encoded = part(torch.randn(2, 3, 8, 4), {}, "picture")
     assert base(shapes, **small)({}, encoded.vectors, "picture").shape == (2, 3, 8, 4)
 
@@ -76,3 +77,34 @@ def test_the_optimizer_clips_elements_and_spares_biases() -> None:
     assert squares["weight"] == pytest.approx(1e-3) and squares["bias"] == pytest.approx(1e3)
     torch.testing.assert_close(layer.bias.detach(), before["bias"] - 1e-3)
     torch.testing.assert_close(layer.weight.detach(), before["weight"] * (1 - 1e-4) - 1e-3)
+
+
+def test_the_base_reads_as_many_vectors_as_the_tokenizer_writes() -> None:
+    """Several segments of several lengths, as multiscale writes them, are still N vectors."""
+    small: dict[str, Any] = {"widths": (4,), "convolutions": 1, "dense": ()}
+    quantizer = MultiscaleQuantizer(MultiscaleQuantizer.Config(vocab_size=8, dim=3, scales=(1, 2)))
+    part = QLAETokenizer(QLAETokenizer.Config(positions=4, **small), Shapes((8, 4), {"picture": 3}), quantizer)
+    shapes = Shapes((8, 4), {"picture": 3}, part.spec, part.code_dim, part.code_positions)
+    encoded = part(torch.randn(2, 3, 8, 4), {}, "picture")
+    assert encoded.codes.ids.shape[1] == 5 and encoded.vectors.shape == (2, 4, 3)
+    assert base(shapes, **small)({}, encoded.vectors, "picture").shape == (2, 3, 8, 4)
+
+
+def test_the_curvature_penalty_makes_layers_see_latents_one_by_one() -> None:
+    """It falls when it is trained on, teaches the base alone, and is not there unless asked for."""
+    torch.manual_seed(0)
+    small: dict[str, Any] = {"widths": (4,), "convolutions": 1, "dense": (8,)}
+    shapes = Shapes((4, 4), {"picture": 3}, CodeSpec((Segment("codes", 1, 3, 5),)), 3)
+    assert base(shapes, **small).penalties(torch.randn(4, 1, 3), "picture") == {}
+    part = base(shapes, curvature=1.0, **small)
+    optimizer = torch.optim.Adam(part.parameters(), lr=0.01)
+    vectors = torch.rand(16, 1, 3, requires_grad=True)
+    found = []
+    for _ in range(60):
+        (penalty,) = part.penalties(vectors, "picture").values()
+        optimizer.zero_grad()
+        penalty.backward()
+        optimizer.step()
+        found.append(float(penalty.detach()))
+    assert vectors.grad is None
+    assert sum(found[-10:]) < 0.8 * sum(found[:10])

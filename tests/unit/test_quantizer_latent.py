@@ -75,3 +75,19 @@ def test_a_shared_codebook_wants_equal_sizes() -> None:
     assert build(sizes=(4, 4), shared=True).values.shape == (4,)
     with pytest.raises(ValidationError, match="equal sizes"):
         build(shared=True)
+
+
+def test_tripods_penalty_sees_latents_that_depend_on_each_other() -> None:
+    """Independent latents cost little, copies of one another much; the gradient reaches the numbers."""
+    part = build(sizes=(12, 12), codebook="tanh", multi_information=1.0)
+    numbers = torch.randn(64, 1, 2, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    copies = numbers.detach()[..., :1].expand(-1, -1, 2)
+    apart, alike = (part(vectors).losses["multi_information"] for vectors in (numbers, copies))
+    assert float(alike) > float(apart.detach()) + 0.5
+    apart.backward()
+    assert numbers.grad is not None and float(numbers.grad.abs().max()) > 0
+
+
+def test_tripods_penalty_needs_tripods_grid() -> None:
+    with pytest.raises(ValidationError, match="codebook tanh, not learned"):
+        build(multi_information=0.1)

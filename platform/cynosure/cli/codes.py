@@ -11,6 +11,7 @@ import typer
 from cynosure.cli.app import host_of
 from cynosure.cli.checked import check_device, check_output, write_text
 from cynosure.cli.predict import file_names, find_sources, finish, refuse_to_overwrite, save
+from cynosure.cli.sampling import Guidance, Steps, Temperature, TopK, TopP, given_sampling
 from cynosure.errors import CynosureError
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
     from cynosure.core.records import CodeSpec
     from cynosure.run.predictor import Answer, Predictor
+    from cynosure.run.sampling import SamplingOptions
 
 SOURCES = ("prior", "oracle", "random")
 REGION = "positions and ranges such as 0-3,8, or a box of the picture in pixels, x0,y0:x1,y1; may be repeated"
@@ -49,12 +51,11 @@ def codes(
     ] = None,
     samples: Annotated[int, typer.Option("--samples", min=1, help="new answers with the kept codes")] = 3,
     seed: Annotated[int, typer.Option("--seed", help="another seed gives other answers")] = 0,
-    temperature: Annotated[
-        float | None,
-        typer.Option(
-            "--temperature", min=0, help="0 is the likeliest code; else the recipe's, and 0.8 for new answers"
-        ),
-    ] = None,
+    temperature: Temperature = None,
+    top_k: TopK = None,
+    top_p: TopP = None,
+    guidance: Guidance = None,
+    steps: Steps = None,
     batch_size: Annotated[
         int | None, typer.Option("--batch-size", min=1, help="answers at a time; else the recipe's")
     ] = None,
@@ -65,17 +66,18 @@ def codes(
 
     tune()
     check_device(device)
+    sampling = given_sampling(temperature, top_k, top_p, guidance, steps)
     from cynosure.progress import ConsoleProgress, use_progress
     from cynosure.run.loading import load
     from cynosure.run.steering import spec_of
 
     predictor = load(run, host=host_of(context), device=device)
     name, spec = predictor.task(task).name, spec_of(predictor.model)
-    found, bad = find_sources(predictor, [name], sources)
+    found, bad = find_sources(predictor, [name], sources, "oracle" if start == "oracle" else "prior")
     files = file_names(found)
     refuse_to_overwrite(found, output, [f"{stem}.{name}" for stem in files])
     answers = predictor.predict_iter(
-        found, name, seed=seed, temperature=temperature, codes=_first_codes(start, spec), batch_size=batch_size
+        found, name, seed=seed, codes=_first_codes(start, spec), batch_size=batch_size, **sampling
     )
     with use_progress(ConsoleProgress()).bar(f"codes of {name}", len(found)) as bar:
         for answer in answers:
@@ -87,7 +89,7 @@ def codes(
             told = _explain(predictor, answer, path, batch_size, seed)
             if keep or resample or set_code:
                 known = _known(answer, spec, keep or [], resample or [], set_code or [])
-                told |= _steer(predictor, answer, known, path, samples, seed + 1, temperature, batch_size)
+                told |= _steer(predictor, answer, known, path, samples, seed + 1, sampling, batch_size)
             write_text(file := path.with_name(f"{path.name}.codes.json"), json.dumps(told) + "\n")
             typer.echo(file)
     finish(bad, bool(set(map(str, found)) - set(bad)))
@@ -131,24 +133,26 @@ def _steer(
     path: Path,
     samples: int,
     seed: int,
-    temperature: float | None,
+    sampling: SamplingOptions,
     batch_size: int | None,
 ) -> dict[str, Any]:
     """New answers with the `known` codes, as files and in `path`.steered.png; returns their codes."""
     from cynosure.run.codepictures import steering_picture
     from cynosure.run.codes import plain
-    from cynosure.run.predictor import SEVERAL_TEMPERATURE
+    from cynosure.run.sampling import SEVERAL_TEMPERATURE
 
     first = answer.predictions[0]
+    if sampling.get("temperature") is None:
+        sampling = {**sampling, "temperature": SEVERAL_TEMPERATURE}
     new = next(
         predictor.predict_iter(
             [answer.row],
             first.task.name,
             samples=samples if (known < 0).any() else 1,
             seed=seed,
-            temperature=SEVERAL_TEMPERATURE if temperature is None else temperature,
             codes=known,
             batch_size=batch_size,
+            **sampling,
         )
     )
     for file in save(new, path):

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from cynosure.cli.app import host_of
+
+if TYPE_CHECKING:
+    from cynosure.core.records import Imported
+    from cynosure.host import Host
 
 
 def add(app: typer.Typer) -> None:
@@ -33,9 +37,19 @@ def convert(
         typer.echo(note)
     typer.echo(f"converted: {directory} ({', '.join(imported.parts)})")
     if "base" in imported.parts:
-        codes = "" if "prior" in imported.parts else " --codes none"
-        typer.echo(f"next:      cynosure predict {directory} PICTURE...{codes}")
+        typer.echo(f"next:      {_use(imported, directory, host_of(context))}")
     else:
         typer.echo(
             f"next:      convert the other parts into {directory} as well, or train with --set init.from={directory}"
         )
+
+
+def _use(imported: Imported, directory: Path, host: Host) -> str:
+    """A command that shows what the model can do."""
+    prior = "prior" in imported.parts
+    for key, options in imported.recipe["tasks"].items():
+        if "image" not in host.components.get("task", options.get("name", key)).inputs:
+            label = " --label 0" if options.get("condition") == "label" else ""
+            made = f"generate {directory}{label}" if prior else f"predict {directory} PICTURE... --codes oracle"
+            return f"cynosure {made}"
+    return f"cynosure predict {directory} PICTURE..." + ("" if prior else " --codes none")

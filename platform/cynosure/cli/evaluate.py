@@ -11,6 +11,7 @@ import typer
 
 from cynosure.cli.app import host_of
 from cynosure.cli.checked import check_device, check_output, write_text
+from cynosure.cli.sampling import Guidance, Steps, Temperature, TopK, TopP, given_sampling
 from cynosure.errors import CynosureError
 
 
@@ -37,14 +38,11 @@ def evaluate(
     batch_size: Annotated[
         int | None, typer.Option("--batch-size", min=1, help="rows at a time; else the recipe's")
     ] = None,
-    temperature: Annotated[
-        float | None,
-        typer.Option("--temperature", min=0, help="0 is the likeliest code; else the protocol's or the recipe's"),
-    ] = None,
-    top_k: Annotated[int | None, typer.Option("--top-k", min=1, help="draw from the k likeliest codes")] = None,
-    top_p: Annotated[
-        float | None, typer.Option("--top-p", min=0, max=1, help="draw from this probability mass")
-    ] = None,
+    temperature: Temperature = None,
+    top_k: TopK = None,
+    top_p: TopP = None,
+    guidance: Guidance = None,
+    steps: Steps = None,
     seed: Annotated[int, typer.Option("--seed", help="of sampled and of random codes")] = 0,
     device: Annotated[str | None, typer.Option("--device", help="cpu, cuda, ...; else cuda if there is one")] = None,
 ) -> None:
@@ -67,7 +65,6 @@ def evaluate(
 
     rank, world, device = join_processes(device)
     predictor = load(run, host=host_of(context), device=device)
-    sampling = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
     report = run_evaluation(
         predictor,
         Session.open(predictor.recipe, predictor.host),
@@ -75,7 +72,7 @@ def evaluate(
         split,
         limit,
         batch_size or predictor.recipe.eval.batch_size,
-        {name: value for name, value in sampling.items() if value is not None},
+        given_sampling(temperature, top_k, top_p, guidance, steps),
         seed=seed,
         progress=use_progress(Progress() if rank else ConsoleProgress()),
         rank=rank,

@@ -8,17 +8,20 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from cynosure.cli.app import host_of
 from cynosure.cli.checked import check_device
+from cynosure.cli.editing import Boxes, Caption, Expand, Invert, Label, Mask, edits, selection
+from cynosure.cli.sampling import Guidance, Steps, Temperature, TopK, TopP, given_sampling
 from cynosure.errors import CynosureError, DataError
 
 if TYPE_CHECKING:
     import numpy as np
 
+    from cynosure.core.guided import CodeSource
     from cynosure.run.predictor import Answer, Predictor
 
 GRID = "grid.png"
@@ -48,49 +51,54 @@ def predict(
     codes: Annotated[Codes, typer.Option("--codes", help="where guiding codes come from")] = Codes.prior,
     samples: Annotated[int, typer.Option("--samples", min=1, help="different answers for every source")] = 1,
     seed: Annotated[int, typer.Option("--seed", help="another seed gives other samples")] = 0,
-    temperature: Annotated[
-        float | None,
-        typer.Option(
-            "--temperature", min=0, help="0 is the likeliest code; else the recipe's, or 0.8 for several samples"
-        ),
-    ] = None,
-    top_k: Annotated[int | None, typer.Option("--top-k", min=1, help="draw from the k likeliest codes")] = None,
-    top_p: Annotated[
-        float | None, typer.Option("--top-p", min=0, max=1, help="draw from this probability mass")
-    ] = None,
+    temperature: Temperature = None,
+    top_k: TopK = None,
+    top_p: TopP = None,
+    guidance: Guidance = None,
+    steps: Steps = None,
+    mask: Mask = None,
+    box: Boxes = None,
+    invert: Invert = False,
+    expand: Expand = None,
+    label: Label = None,
+    caption: Caption = None,
     grid: Annotated[bool, typer.Option("--grid", help=f"also write {GRID}: inputs and answers side by side")] = False,
     batch_size: Annotated[
         int | None, typer.Option("--batch-size", min=1, help="answers at a time; else the recipe's")
     ] = None,
     device: Annotated[str | None, typer.Option("--device", help="cpu, cuda, ...; else cuda if there is one")] = None,
 ) -> None:
-    """Run a trained model on pictures; exits with 1 when some sources are bad, with 2 when all are."""
+    """Run a trained model on pictures; exits with 1 when some sources are bad, with 2 when all are.
+
+    With --mask, --box or --expand, draw that part of each picture anew.
+    """
     from cynosure.process import tune
 
     tune()
     check_device(device)
+    sampling = given_sampling(temperature, top_k, top_p, guidance, steps)
+    chosen, inputs = selection(mask, box, expand, invert), {"label": label, "caption": caption}
+    if chosen and codes is not Codes.prior:
+        raise CynosureError(f"what is drawn anew gets its codes from the prior: leave --codes {codes.value} out")
+    if not chosen and (label is not None or caption is not None):
+        raise CynosureError("--label and --caption say what to draw: also say where, by --mask, --box or --expand")
     from cynosure.progress import ConsoleProgress, use_progress
     from cynosure.run.loading import load
 
     predictor = load(run, host=host_of(context), device=device)
     names = tasks or list(predictor.tasks)
-    found, bad = find_sources(predictor, names, sources)
+    found, bad = find_sources(predictor, names, sources, "oracle" if chosen else codes.value)
     files = file_names(found)
-    refuse_to_overwrite(found, output, [f"{stem}.{task}" for stem in files for task in names], grid)
+    read = [*found, str(mask)] if mask else found
+    refuse_to_overwrite(read, output, [f"{stem}.{task}" for stem in files for task in names], grid)
     sheet = Sheet() if grid else None
     progress = use_progress(ConsoleProgress())
     for task in names:
-        answers = predictor.predict_iter(
-            found,
-            task,
-            samples=samples,
-            seed=seed,
-            temperature=temperature,
-            top_k=top_k,
-            top_p=top_p,
-            codes=codes.value,
-            batch_size=batch_size,
-        )
+        options: dict[str, Any] = {"samples": samples, "seed": seed, "batch_size": batch_size, **sampling}
+        if chosen:
+            answers = edits(predictor, found, chosen, task, inputs, **options)
+        else:
+            answers = predictor.predict_iter(found, task, codes=codes.value, **options)
         with progress.bar(f"predicting {task}", len(found)) as bar:
             for answer in answers:
                 if answer.error:
@@ -106,12 +114,15 @@ def predict(
     finish(bad, bool(set(map(str, found)) - set(bad)))
 
 
-def find_sources(predictor: Predictor, tasks: Sequence[str], given: Sequence[str]) -> tuple[list[str], dict[str, str]]:
-    """Sources to answer, and what is wrong with the others; texts are taken as they are."""
+def find_sources(
+    predictor: Predictor, tasks: Sequence[str], given: Sequence[str], codes: CodeSource = "prior"
+) -> tuple[list[str], dict[str, str]]:
+    """Sources to answer with such codes, and what is wrong with the others; texts are taken as they are."""
     from cynosure.data.pictures import find_pictures
-    from cynosure.run.predictor import PICTURES
+    from cynosure.run.predictor import PICTURES, needed_columns
 
-    if not any(predictor.task(name).inputs[0] in PICTURES for name in tasks):
+    firsts = [needed_columns(predictor.task(name), codes)[:1] for name in tasks]
+    if not any(column in PICTURES for first in firsts for column in first):
         return list(given), {}
     found: dict[str, None] = {}
     bad: dict[str, str] = {}

@@ -9,7 +9,7 @@ from cynosure.config.checks import KEY
 from cynosure.config.recipe import Recipe
 from cynosure.host import Host
 
-USED_IN = ("dataset", "tokenizer", "quantizer", "base", "prior", "encoder")
+USED_IN = ("dataset", "tokenizer", "quantizer", "base", "prior", "encoder", "criterion")
 
 
 def json_schema(host: Host) -> dict[str, Any]:
@@ -34,6 +34,10 @@ def json_schema(host: Host) -> dict[str, Any]:
     model = definitions["Model"]["properties"]
     for kind in ("tokenizer", "prior"):
         model[kind] = {"anyOf": [{"$ref": f"#/$defs/{kind}"}, {"type": "null"}], "default": None}
+    model["criteria"] = {
+        "anyOf": [{"type": "array", "items": {"$ref": "#/$defs/criterion"}}, {"type": "null"}],
+        "default": None,
+    }
     model["base"] = {"$ref": "#/$defs/base"}
     schema["properties"]["data"]["additionalProperties"] = {"$ref": "#/$defs/dataset"}
     for section in ("data", "tasks"):

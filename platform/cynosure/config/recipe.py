@@ -245,12 +245,15 @@ def _parts(data: Mapping[str, Any]) -> Iterator[tuple[str, Key, dict[str, Any]]]
             yield "task", ("tasks", key), use
     for kind in ("tokenizer", "base", "prior"):
         yield from _part(kind, _mapping(data.get("model")), kind, ("model", kind))
+    criteria = _mapping(data.get("model")).get("criteria")
+    for i in range(len(criteria) if isinstance(criteria, list) else 0):
+        yield from _part("criterion", criteria, i, ("model", "criteria", i))
 
 
-def _part(kind: str, holder: dict[str, Any], key: str, path: Key) -> Iterator[tuple[str, Key, dict[str, Any]]]:
-    if isinstance(holder.get(key), str):
-        holder[key] = {"name": holder[key]}
-    options = holder.get(key)
+def _part(kind: str, holder: Any, key: Any, path: Key) -> Iterator[tuple[str, Key, dict[str, Any]]]:
+    options = holder[key] if isinstance(holder, list) else holder.get(key)
+    if isinstance(options, str):
+        options = holder[key] = {"name": options}
     if isinstance(options, dict):
         yield kind, path, options
         for option, inner in PARTS_OF.get(kind, {}).items():

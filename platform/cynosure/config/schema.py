@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
@@ -18,6 +18,22 @@ def _number(value: Any) -> Any:
 
 def _size(value: Any) -> Any:
     return (value, value) if isinstance(value, int) else value
+
+
+def _by_depth(kind: Any, fits: Callable[[Any], bool], described: str) -> Callable[[Any], Any]:
+    """A validator of one value for all depths, or a list of one for each."""
+
+    def validate(value: Any) -> Any:
+        values = value if isinstance(value, list | tuple) else (value,)
+        if not values or not all(isinstance(v, kind) and not isinstance(v, bool) and fits(v) for v in values):
+            raise ValueError(f"must be {described}, one for all depths or a list of one for each, not {value!r}")
+        return tuple(values) if isinstance(value, list | tuple) else value
+
+    return validate
+
+
+def _one_or_several(schema: dict[str, Any]) -> dict[str, Any]:
+    return {"anyOf": [schema, {"type": "array", "items": schema, "minItems": 1}]}
 
 
 def as_part(value: Any) -> dict[str, Any]:
@@ -47,6 +63,16 @@ ImageSize = Annotated[
             ]
         }
     ),
+]
+TopK = Annotated[
+    Any,
+    BeforeValidator(_by_depth(int, lambda k: k >= 1, "whole numbers of 1 or more")),
+    WithJsonSchema(_one_or_several({"type": "integer", "minimum": 1})),
+]
+TopP = Annotated[
+    Any,
+    BeforeValidator(_by_depth((int, float), lambda p: 0 < p <= 1, "numbers above 0, at most 1")),
+    WithJsonSchema(_one_or_several({"type": "number", "exclusiveMinimum": 0, "maximum": 1})),
 ]
 Part = Annotated[dict[str, Any], BeforeValidator(as_part)]
 """A component by `name`, its own options beside it."""
@@ -102,6 +128,9 @@ class Model(Section):
     tokenizer: Part | None = Field(None, description="the guiding-code oracle; null for a model without codes")
     base: Part = Field(description="the base model f(x, z)")
     prior: Part | None = Field(None, description="the code language model p(z | x)")
+    criteria: list[Part] | None = Field(
+        None, description="losses of stage codes that need a network of their own, each aware of those before it"
+    )
     code_dropout: Share = Field(0.0, description="chance that an example's codes are thinned in stage codes")
 
 
@@ -164,8 +193,14 @@ class Train(Section):
 
 class Sampling(Section):
     temperature: Amount = Field(0.0, description="0 takes the most likely code")
-    top_k: Size | None = Field(None, description="draw from the k most likely codes")
-    top_p: Annotated[Positive, Field(le=1)] | None = Field(None, description="draw from the smallest set of this mass")
+    top_k: TopK | None = Field(None, description="draw from the k most likely codes; a list gives one k a depth")
+    top_p: TopP | None = Field(
+        None, description="draw from the smallest set of this mass; a list gives one share a depth"
+    )
+    guidance: Amount = Field(
+        1.0, description="classifier-free guidance; 1 is off, others need a prior with condition_dropout above 0"
+    )
+    steps: Size | None = Field(None, description="rounds of a prior that writes in rounds, such as masked")
 
 
 class Eval(Section):

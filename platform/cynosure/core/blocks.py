@@ -140,7 +140,11 @@ class MLP(nn.Sequential):
             nn.init.normal_(layer.bias, std=1e-6)
 
 
-class Block(nn.Module):
+class TransformerBlock(nn.Module):
+    """What training compiles, computes again and shards as one, if the recipe says so; no block has a state."""
+
+
+class Block(TransformerBlock):
     """x + SelfAttention(LN x), then x + MLP(LN x); `post_norm`: LN(x + SelfAttention(x)), then LN(x + MLP(x)).
 
     `dropout` is the share of attention weights and of what is added to x that training drops.
@@ -175,7 +179,7 @@ class Block(nn.Module):
         return x + self.dropout(self.mlp(self.norm2(x)))
 
 
-class DecoderBlock(nn.Module):
+class DecoderBlock(TransformerBlock):
     """Causal self-attention, cross-attention, MLP; attention without biases, as UViM's language model has it."""
 
     def __init__(self, dim: int, heads: int, mlp_dim: int, context_dim: int) -> None:

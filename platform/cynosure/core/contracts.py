@@ -53,7 +53,7 @@ class Dataset(ABC):
 
     image uint8 [H, W, 3]; panoptic int [H, W, 2] = (class, instance), class 0 is void; crowd int [H, W], the class of
     crowds that panoptic leaves void, 0 elsewhere; depth float32 [H, W] metres, 0 where missing; low_light uint8
-    [H, W, 3]; caption str; label int; image_id int and file_name str, what the dataset's authors call the picture.
+    [H, W, 3]; caption str; label int; factors int64 [S]; image_id int and file_name str, the authors' name of it.
     """
 
     Config: ClassVar[type[PartConfig]]
@@ -81,10 +81,10 @@ class Task(ABC):
     """
 
     Config: ClassVar[type[PartConfig]]
-    fields: ClassVar[tuple[str, ...]]
-    """Columns that a training row must have; the first ones are all that prediction needs (see `inputs`)."""
-    inputs: ClassVar[tuple[str, ...]] = ("image",)
-    """The columns among `fields` that are known when predicting."""
+    fields: tuple[str, ...]
+    """Columns that a training row must have; what the class says is what every dataset of the task must have."""
+    inputs: tuple[str, ...] = ("image",)
+    """The columns among `fields` that are known when predicting; none where pictures are made out of nothing."""
     one_to_many: ClassVar[bool] = False
     """Whether several different answers are right for one input."""
 
@@ -125,6 +125,10 @@ class Task(ABC):
     @abstractmethod
     def draw(self, prediction: Prediction) -> np.ndarray:
         """An answer as a picture, uint8 [H, W, 3]."""
+
+    def describe(self, inputs: Mapping[str, Any]) -> str:
+        """What one row asks for, in words, where it is no picture that asks: a caption, the name of a class."""
+        return ""
 
     @abstractmethod
     def metrics(self) -> Mapping[str, Mapping[str, Any]]:
@@ -299,6 +303,39 @@ class Base(nn.Module, ABC):
     def forward(self, inputs: Mapping[str, Any], vectors: torch.Tensor | None, task: str) -> torch.Tensor:
         """Inputs and code vectors [B, L, d] (all-zero rows where a code is dropped) -> raw outputs [B, C, H, W]."""
 
+    def penalties(self, vectors: torch.Tensor, task: str) -> dict[str, torch.Tensor]:
+        """Named scalar losses of stage `codes` that ask for more than the outputs; vectors [B, N, d]."""
+        return {}
+
+    def last_layer(self, task: str) -> nn.Module | None:
+        """The layer that writes the task's raw outputs, at whose `weight` losses are balanced; None: not known."""
+        return None
+
+
+class Criterion(nn.Module, ABC):
+    """A loss of stage `codes` that needs a network of its own. Built as `Criterion(config, shapes)`.
+
+    Its parameters are trained, averaged and saved with the model's; predicting needs neither them nor any file.
+    """
+
+    Config: ClassVar[type[PartConfig]]
+
+    @abstractmethod
+    def forward(
+        self,
+        outputs: torch.Tensor,
+        targets: torch.Tensor,
+        task: str,
+        reconstruction: torch.Tensor,
+        last: nn.Parameter | None,
+    ) -> dict[str, torch.Tensor]:
+        """Raw outputs and targets [B, C, H, W], the task's loss with those of the criteria before this one, the weight
+        of `Base.last_layer` -> named scalar losses. One backward pass serves model and criterion, all of whose
+        parameters take part in every call; statistics of norms aside, nothing changes."""
+
+    def end_step(self) -> None:
+        """Called once after every optimizer step that trains the criterion."""
+
 
 class Encoder(nn.Module, ABC):
     """Context for a prior. Built as `Encoder(config, shapes)`."""
@@ -307,10 +344,19 @@ class Encoder(nn.Module, ABC):
     dim: int
     starts_trained: bool = False
     """Whether it begins with somebody's weights, which `train.prior.warm_start` then leaves alone."""
+    vocab_size: int | None = None
+    """How many tokens there are, where every vector stands for one and says nothing of the others (see `tokens`)."""
 
     @abstractmethod
     def forward(self, inputs: Mapping[str, Any], task: str) -> torch.Tensor:
         """Inputs -> context vectors [B, N, d]."""
+
+    def tokens(self, inputs: Mapping[str, Any], task: str) -> torch.Tensor:
+        """What the vectors stand for, int64 [B, N] in [0, vocab_size), for a prior that learns to predict it too.
+
+        Raises CynosureError for an encoder whose `vocab_size` is None.
+        """
+        raise CynosureError(f"{type(self).__name__} reads no tokens one by one: use encoder text with depth 0.")
 
 
 class Prior(nn.Module, ABC):
@@ -319,6 +365,8 @@ class Prior(nn.Module, ABC):
     Config: ClassVar[type[PartConfig]]
     soft_targets: SoftTargets | None = None
     """Which probabilities the codes given to `loss` in training carry; None: none."""
+    takes_steps: bool = False
+    """Whether it writes codes in rounds, whose number `SampleSettings.steps` is."""
 
     def attach(self, tokenizer: Tokenizer) -> None:
         """Called once, when the model is put together, for priors that read code vectors (`Quantizer.code_vectors`).

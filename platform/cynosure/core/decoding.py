@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 
+from cynosure.core.guidance import learned_guidance, require_guidance
 from cynosure.core.records import CodeSpec, SampleSettings
+from cynosure.errors import CynosureError
+
+if TYPE_CHECKING:
+    from cynosure.core.contracts import Prior
 
 _MASK = (1 << 63) - 1
 
@@ -49,9 +56,34 @@ def draw(logits: torch.Tensor, settings: SampleSettings, uniforms: torch.Tensor,
     likely."""
     if settings.temperature == 0:
         return logits.argmax(-1)
-    top_k = settings.top_k[depth] if isinstance(settings.top_k, tuple) else settings.top_k
-    top_p = settings.top_p[depth] if isinstance(settings.top_p, tuple) else settings.top_p
-    scaled = filter_logits(logits.float() / settings.temperature, top_k, top_p)
+    scaled = filter_logits(logits.float() / settings.temperature, *settings.at_depth(depth))
     cumulative = scaled.softmax(-1).double().cumsum(-1)
     picked = torch.searchsorted(cumulative, (uniforms.double() * cumulative[:, -1])[:, None], right=True)
     return picked.squeeze(-1).clamp_max(logits.shape[-1] - 1)
+
+
+def draw_all(logits: torch.Tensor, settings: SampleSettings, uniforms: torch.Tensor, depth: int) -> torch.Tensor:
+    """Codes of whole sequences at once, ordered by position, then by depth: logits [B, L*D, K] and uniforms [B, L*D]
+    -> int64 [B, L*D]; `depth` is D."""
+    levels = [
+        draw(logits[:, d::depth].flatten(0, 1), settings, uniforms[:, d::depth].flatten(), d).view(len(logits), -1)
+        for d in range(depth)
+    ]
+    return torch.stack(levels, -1).flatten(1)
+
+
+def check_settings(settings: SampleSettings, prior: Prior, spec: CodeSpec) -> None:
+    """Raises CynosureError, saying all of it, for settings that the prior of such codes would not follow."""
+    problems = []
+    for name, values in (("top_k", settings.top_k), ("top_p", settings.top_p)):
+        if isinstance(values, tuple) and len(values) != spec.depth:
+            told = f"{name} has {len(values)} values, but codes have depth {spec.depth}"
+            problems.append(f"{told}: give one value, or one for each depth")
+    if settings.steps is not None and not prior.takes_steps:
+        problems.append("this prior does not write in rounds, so it has no use for steps: leave steps out")
+    try:
+        require_guidance(settings.guidance, learned_guidance(prior))
+    except CynosureError as error:
+        problems.append(str(error))
+    if problems:
+        raise CynosureError(". ".join(problems))

@@ -43,6 +43,11 @@ class ConditionDropout(nn.Module):
         return torch.cat([context, self.null.to(context.dtype).expand_as(context)])
 
 
+def learned_guidance(prior: nn.Module) -> bool:
+    """Whether a prior learned to do without its context."""
+    return any(isinstance(part, ConditionDropout) and part.null is not None for part in prior.modules())
+
+
 def require_guidance(guidance: float, learned: bool) -> None:
     """Raises CynosureError for guidance of a prior that has no context, or was trained without dropping it."""
     if guidance != 1 and not learned:

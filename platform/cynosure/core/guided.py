@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Literal, final
 
 import torch
 from torch import nn
 
-from cynosure.core.contracts import Base, Prior, Quantizer, Task, Tokenizer
-from cynosure.core.decoding import row_uniforms
+from cynosure.core.contracts import Base, Criterion, Prior, Quantizer, Task, Tokenizer
+from cynosure.core.decoding import check_settings, row_uniforms
 from cynosure.core.dropout import keep_mask
 from cynosure.core.freezing import freeze
 from cynosure.core.records import Batch, Codes, Encoded, Prediction, SampleSettings, Shapes, StepOutput
+from cynosure.core.shards import is_sharded
 from cynosure.errors import CynosureError
 
 Stage = Literal["codes", "prior", "refit"]
@@ -33,6 +34,7 @@ class GuidedModel(nn.Module):
         prior: Prior | None = None,
         code_dropout: float = 1.0,
         loss_weights: Mapping[str, float] | None = None,
+        criteria: Sequence[Criterion] = (),
     ) -> None:
         super().__init__()
         self.tasks = dict(tasks)
@@ -40,6 +42,7 @@ class GuidedModel(nn.Module):
         self.base = base
         self.tokenizer = tokenizer
         self.prior = prior
+        self.criteria = nn.ModuleList(criteria)
         self.code_dropout = code_dropout
         self.loss_weights = dict(loss_weights or {})
         if prior is not None and tokenizer is not None:
@@ -49,7 +52,7 @@ class GuidedModel(nn.Module):
     def set_stage(self, stage: Stage | None) -> None:
         """Make exactly the parts that learn in a stage trainable and in training mode; None: none (inference)."""
         learning = {
-            "codes": (self.base, self.tokenizer),
+            "codes": (self.base, self.tokenizer, self.criteria),
             "prior": (self.prior,),
             "refit": (self.base,),
             None: (),
@@ -61,10 +64,12 @@ class GuidedModel(nn.Module):
         freeze(self, self.frozen)
 
     def end_step(self) -> None:
-        """After an optimizer step: quantizers learn from all of its batches at once."""
+        """After an optimizer step: quantizers learn from all of its batches at once, criteria count it."""
         for part in self.modules():
             if isinstance(part, Quantizer) and part.training:
                 part.learn()
+            elif isinstance(part, Criterion) and part.training:
+                part.end_step()
 
     def forward(self, batch: Batch, stage: Stage) -> StepOutput:
         """Loss of one batch of one task in a stage; `logs` holds every term by name."""
@@ -75,15 +80,36 @@ class GuidedModel(nn.Module):
             vectors = self._thin(encoded.vectors) if encoded else None
         else:
             vectors = self._vectors(self._stored(batch))
-        terms = dict(self.tasks[batch.task].loss(self.base(batch.inputs, vectors, batch.task), batch))
+        outputs = self.base(batch.inputs, vectors, batch.task)
+        judged = stage == "codes" and len(self.criteria) > 0
+        if judged:  # so that criteria can ask for gradients here without waking what FSDP has hooked to the outputs
+            outputs = outputs.view_as(outputs)
+        terms = dict(self.tasks[batch.task].loss(outputs, batch))
         weight = self.loss_weights.get(batch.task, 1.0)
         loss = weight * torch.stack(list(terms.values())).sum()
+        if judged:
+            loss = self._judge(outputs, batch, loss, terms)
         stats: Mapping[str, torch.Tensor] = {}
         if encoded is not None:
-            loss = loss + sum(encoded.losses.values())
-            terms |= encoded.losses
+            losses = {**encoded.losses, **self.base.penalties(encoded.vectors, batch.task)}
+            loss = loss + sum(losses.values())
+            terms |= losses
             stats = encoded.stats
         return StepOutput(loss, {k: v.detach() for k, v in {**terms, **stats}.items()})
+
+    def _judge(
+        self, outputs: torch.Tensor, batch: Batch, loss: torch.Tensor, terms: dict[str, torch.Tensor]
+    ) -> torch.Tensor:
+        """The loss with those of all criteria, which `terms` gets by name."""
+        targets = self.tasks[batch.task].encode_targets(batch)
+        last = getattr(self.base.last_layer(batch.task), "weight", None)
+        if last is not None and is_sharded(last):  # what the outputs were made with is gone by now
+            last = None
+        for criterion in self.criteria:
+            found = criterion(outputs, targets, batch.task, loss, last)
+            loss = loss + torch.stack(list(found.values())).sum()
+            terms |= found
+        return loss
 
     def _prior_step(self, batch: Batch) -> StepOutput:
         if self.prior is None:
@@ -143,6 +169,7 @@ class GuidedModel(nn.Module):
             return Codes(settings.known, self.tokenizer.spec)
         if self.prior is None:
             raise CynosureError("this model has no trained prior: run stage prior (--resume), or use --codes none.")
+        check_settings(settings, self.prior, self.tokenizer.spec)
         return self.prior.sample(batch.inputs, batch.task, settings, seeds)
 
     def _random_codes(self, seeds: torch.Tensor) -> Codes:
@@ -167,6 +194,10 @@ class GuidedModel(nn.Module):
     ) -> list[Prediction]:
         """Answers of a batch at the model's resolution; seeds int64 [B] choose among the answers of each row."""
         codes = self.codes(batch, source, settings, seeds)
+        return self.decode(batch, codes)
+
+    def decode(self, batch: Batch, codes: Codes | None) -> list[Prediction]:
+        """The answers that codes stand for, and carry."""
         predictions = self.tasks[batch.task].decode(self.outputs(batch, codes), batch)
         if codes is None:
             return predictions

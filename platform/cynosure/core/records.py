@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -187,6 +188,15 @@ class SampleSettings:
             raise ValueError(f"top_k must be 1 or more, not {self.top_k}")
         if any(not 0 < p <= 1 for p in by_depth(self.top_p)):
             raise ValueError(f"top_p must be in (0, 1], not {self.top_p}")
+        if not 0 <= self.guidance < inf:
+            raise ValueError(f"guidance must be 0 or more, not {self.guidance}")
+        if self.steps is not None and self.steps < 1:
+            raise ValueError(f"steps must be 1 or more, not {self.steps}")
+
+    def at_depth(self, depth: int) -> tuple[int | None, float | None]:
+        """top_k and top_p of one depth, 0 first."""
+        top_k = self.top_k[depth] if isinstance(self.top_k, tuple) else self.top_k
+        return top_k, self.top_p[depth] if isinstance(self.top_p, tuple) else self.top_p
 
 
 @dataclass(frozen=True)
@@ -215,13 +225,20 @@ class Shapes:
     """What parts must know of each other before they are built.
 
     image_size: (H, W) pixels the model works at; channels: task name -> C of its raw output and oracle input;
-    spec and code_dim: the tokenizer's code and the width d of one code vector (None and 0 where there are no codes).
+    spec and code_dim: the tokenizer's code and the width d of one code vector (None and 0 where there are no codes);
+    code_positions: N, how many vectors a code stands for, where that is not its length L (`Tokenizer.code_positions`).
     """
 
     image_size: tuple[int, int]
     channels: Mapping[str, int]
     spec: CodeSpec | None = None
     code_dim: int = 0
+    code_positions: int = 0
+
+    @property
+    def positions(self) -> int:
+        """N, how many code vectors the base sees; 0 where there are no codes."""
+        return self.code_positions or (self.spec.length if self.spec else 0)
 
 
 @dataclass(frozen=True)

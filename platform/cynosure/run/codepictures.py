@@ -17,6 +17,7 @@ from cynosure.data.augment import luma
 from cynosure.run.codes import CodeReport, all_codes, code_vectors, copies
 from cynosure.run.grids import INK, MARGIN, PAPER, SMALL, fit, font, grid, inputs_of, picture_of
 from cynosure.run.predictor import row_picture
+from cynosure.run.steering import Box
 
 if TYPE_CHECKING:
     from cynosure.run.predictor import Predictor
@@ -33,7 +34,6 @@ TINT = 0.62
 """How much of a cell is its code's colour; the rest is the picture."""
 _HEAT = np.array([(30, 20, 60), (130, 25, 110), (225, 70, 60), (250, 170, 40), (255, 250, 190)], dtype=np.float64)
 ACCENT = (255, 190, 0)
-Box = tuple[int, int, int, int]
 
 
 def codes_picture(predictor: Predictor, row: Any, answer: Prediction, report: CodeReport) -> Image.Image:

@@ -5,6 +5,7 @@ Shapes: L code length, D depth, H W pixels at the model's resolution.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import chain
 from typing import TYPE_CHECKING, Any
@@ -86,11 +87,18 @@ def report(
     Raises CynosureError for codes that do not fit or leave a position free, DataError for a source that cannot be read.
     """
     model, learnt = predictor.model, predictor.task(task)
-    spec, row = spec_of(model), read_row(learnt, source)
+    spec, row = spec_of(model), _row(learnt, source)
     ids = check_codes(codes, spec)
     changes = occlusion(predictor, row, task, ids, batch_size)
-    sure = None if model.prior is None else certainty(predictor, row, learnt, ids, draws, seed, batch_size)
+    asked = all(name in row for name in learnt.inputs)
+    sure = None if model.prior is None or not asked else certainty(predictor, row, learnt, ids, draws, seed, batch_size)
     return CodeReport(ids, spec, changes, sure)
+
+
+def _row(task: Task, source: Any) -> dict[str, Any]:
+    """A source as a row; of a task that makes pictures it may be a row with nothing but one, whose codes are known."""
+    alone = isinstance(source, Mapping) and any(name not in source for name in task.inputs)
+    return read_row(task, source, "oracle" if alone else "prior")
 
 
 @torch.inference_mode()
@@ -109,7 +117,7 @@ def occlusion(
         raise CynosureError("every position needs a code here: predict first, and take the codes of the prediction")
     assert model.tokenizer is not None
     vectors = model.tokenizer.vectors(Codes(torch.from_numpy(ids)[None].to(device), spec))
-    row = read_row(learnt, source)
+    row = _row(learnt, source)
     whole = model.base(copies(learnt, row, 1).to(device).inputs, vectors, learnt.name).float()
     changes = []
     for dropped in torch.arange(spec.length, device=device).split(batch_size or predictor.recipe.eval.batch_size):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -14,7 +15,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
 
-from cynosure.core.blocks import Block, DecoderBlock
+from cynosure.core.blocks import TransformerBlock
 from cynosure.core.guided import GuidedModel, Stage
 from cynosure.core.records import Batch
 
@@ -50,7 +51,8 @@ class Shadow:
         """What `model.forward(batch, stage)` and its gradient cost for `size` copies of a batch of one."""
         batch = self._repeated(batch, size)
         kept, operations = Kept(self.model), _Operations()
-        with self.mode, operations:
+        with self.mode, operations, warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Accessing the data pointer of FakeTensor")  # copies of modules do
             with kept.watching(), torch.autocast("cpu", TYPES.get(precision), enabled=precision in TYPES):
                 loss = self.model(batch, stage).loss
             loss.backward()
@@ -131,7 +133,7 @@ class Kept:
     @contextmanager
     def watching(self) -> Iterator[None]:
         self.seen |= {_storage(t) for t in (*self.model.parameters(), *self.model.buffers())}
-        blocks = [m for m in self.model.modules() if isinstance(m, Block | DecoderBlock)]
+        blocks = [m for m in self.model.modules() if isinstance(m, TransformerBlock)]
         handles = [b.register_forward_pre_hook(self._enter) for b in blocks]
         handles += [b.register_forward_hook(self._leave) for b in blocks]
         try:

@@ -20,7 +20,7 @@ from cynosure.build import Session, build_model, complete
 from cynosure.config.recipe import Recipe
 from cynosure.core.contracts import Dataset, Task
 from cynosure.core.guided import GuidedModel, Stage
-from cynosure.core.initial import initial_weights
+from cynosure.core.initial import planned
 from cynosure.core.records import Batch, CodeSpec
 from cynosure.data.loading import collate, prepared
 from cynosure.data.mixing import Mixture, mixture_weights
@@ -123,8 +123,9 @@ class _Planner:
         datasets = self._datasets()
         self.recipe = complete(self.recipe, datasets, self.host)
         try:
-            with initial_weights(False), init_empty_weights():
+            with planned() as missing, init_empty_weights():
                 model = build_model(self.recipe, self.host)
+            self.notes += missing
         except DataError as error:  # what a task would have asked its dataset
             raise DataError("\n".join([str(error), *self.notes])) from error
         session = Session(self.recipe, self.host, datasets)
@@ -296,6 +297,8 @@ def _parts(recipe: Recipe, model: GuidedModel) -> Iterator[Part]:
         if isinstance(inner, nn.Module):
             yield _part(f"{name}.{within}", outer.get(within), inner, None)
         yield _part(name, outer, module, inner)
+    for i, (module, outer) in enumerate(zip(model.criteria, options.criteria or (), strict=False)):
+        yield _part(f"criteria.{i}", outer, module, None)
 
 
 def _part(name: str, options: Any, module: nn.Module, without: Any) -> Part:

@@ -24,8 +24,9 @@ from cynosure.core.usage import codebook_report, perplexity, used
 from cynosure.data.loading import batches_with_rows
 from cynosure.errors import CynosureError, DataError, unknown
 from cynosure.progress import Progress
-from cynosure.run.protocols import protocols_of, sample_settings
+from cynosure.run.protocols import protocols_of
 from cynosure.run.report import Report, TaskReport
+from cynosure.run.sampling import sample_settings
 from cynosure.run.seeds import row_seeds
 
 if TYPE_CHECKING:
@@ -80,7 +81,7 @@ def evaluate(
             raise CynosureError(unknown("task of this model", name, guided.tasks))
     protocols = protocols_of(protocol, session, guided.tasks, tasks) if protocol else {}
     prescribed = next(iter(protocols.values())).sampling if protocols else {}
-    settings = sample_settings(session, settings, prescribed)
+    settings = sample_settings(session.recipe, settings, prescribed)
     progress = progress or Progress()
     reports, statistics = {}, []
     for name in protocols or tasks or guided.tasks:
@@ -188,17 +189,20 @@ class _Measurement:
         self.sources = available(model, sources)
         self.main = "prior" if "prior" in self.sources else self.sources[-1]
         self.device = next(model.parameters()).device
-        self.metrics: dict[str, list[Any]] = {source: self._metrics() for source in self.sources}
+        self.metrics: dict[str, list[Any]] = {source: self._metrics(source) for source in self.sources}
         self.codes = CodeStatistics(model.tokenizer.spec, world) if model.tokenizer is not None else None
         self.rows, self.seconds = 0, 0.0
         self.samples: list[Prediction] = []
         self.saved: list[tuple[int, Any]] = []
         self._baseline: Callable[[Batch], list[Prediction]] | None = None
 
-    def _metrics(self) -> list[Any]:
-        build = self.session.host.components.build
-        wanted = (self.protocol or self.task).metrics()
-        return [build("metric", {"name": name, **options}).to(self.device) for name, options in wanted.items()]
+    def _metrics(self, column: str) -> list[Any]:
+        components = self.session.host.components
+        return [
+            components.build("metric", {"name": name, **options}).to(self.device)
+            for name, options in (self.protocol or self.task).metrics().items()
+            if column in (getattr(components.get("metric", name), "columns", None) or (column,))
+        ]
 
     def batches(
         self, rows: Any, split: str, batch_size: int, limit: int | None, rank: int = 0, world: int | None = None
@@ -223,7 +227,7 @@ class _Measurement:
             return
         batches = self.batches(rows, "train", batch_size, BASELINE_ROWS, world=1)
         self._baseline = self.task.baseline(batch for batch, _ in batches)
-        self.metrics["baseline"] = self._metrics()
+        self.metrics["baseline"] = self._metrics("baseline")
 
     @torch.no_grad()
     def add(self, batch: Batch, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -235,7 +239,7 @@ class _Measurement:
             start = self._clock()
             if source != "oracle":
                 drawn[source] = self.model.codes(batch, source, self.settings, row_seeds(self.seed, batch.keys))
-            predictions = self.task.decode(self.model.outputs(batch, drawn[source]), batch)
+            predictions = self.model.decode(batch, drawn[source])
             if source == self.main:
                 self.seconds += self._clock() - start
                 self.samples += predictions[: SAMPLES - len(self.samples)]

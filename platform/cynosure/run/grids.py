@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -18,7 +18,8 @@ from cynosure.data.augment import to_pixels
 from cynosure.data.loading import evaluation_batches
 from cynosure.errors import DataError
 from cynosure.run.evaluate import available
-from cynosure.run.predictor import PICTURES, SEVERAL_TEMPERATURE, row_picture
+from cynosure.run.predictor import PICTURES, row_picture
+from cynosure.run.sampling import SEVERAL_TEMPERATURE
 from cynosure.run.seeds import row_seeds
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ def grid(
     pictures = [[None if p is None else fit(p, cell) for p in row] for row in rows]
     widths = [_column_width(header, [row[i] for row in pictures]) for i, header in enumerate(headers)]
     heights = [max((p.height for p in row if p is not None), default=cell) for row in pictures]
-    label_width = max((int(font(SMALL).getlength(label)) for label in row_labels or ()), default=-GAP) + GAP
+    label_width = max((_text_width(label) for label in row_labels or ()), default=-GAP) + GAP
     header_height = max((_text_height(h) for h in headers), default=0) + GAP
     width = 2 * MARGIN + label_width + sum(widths) + GAP * max(len(widths) - 1, 0)
     height = 2 * MARGIN + header_height + sum(heights) + GAP * max(len(heights) - 1, 0)
@@ -67,11 +68,64 @@ def grid(
             draw.text((MARGIN + label_width - GAP, middle), row_labels[index], SOFT, font(SMALL), anchor="rm")
         for picture, left, column in zip(fitted, lefts, widths, strict=True):
             if picture is not None:
-                at = (left + (column - picture.width) // 2, top + (row_height - picture.height) // 2)
-                sheet.paste(picture, at, _rounded(picture.size))
-                sheet.paste(INK, at, _hairline(picture.size))
+                _hang(sheet, picture, left + (column - picture.width) // 2, top + (row_height - picture.height) // 2)
         top += row_height + GAP
     return sheet
+
+
+def contact_sheet(groups: Sequence[tuple[str, Sequence[np.ndarray]]], cell: int = CELL, across: int = 6) -> Image.Image:
+    """Pictures uint8 [H, W, 3], those of a group in lines of at most `across` with its words, wrapped, below them.
+
+    Groups that are small enough share a line. Pictures are fitted as in `grid`.
+    """
+    columns = min(across, max(len(pictures) for _, pictures in groups))
+    blocks = [_block(words, [fit(p, cell) for p in pictures], columns) for words, pictures in groups]
+    width = max(block.width for block in blocks)
+    beside = max(1, min(len(blocks), across // columns))
+    lines = [blocks[i : i + beside] for i in range(0, len(blocks), beside)]
+    heights = [max(block.height for block in line) for line in lines]
+    gap = 2 * GAP
+    size = (2 * MARGIN + beside * (width + gap) - gap, 2 * MARGIN + sum(heights) + gap * (len(lines) - 1))
+    sheet, top = Image.new("RGB", size, PAPER), MARGIN
+    for line, height in zip(lines, heights, strict=True):
+        for place, block in enumerate(line):
+            sheet.paste(block, (MARGIN + place * (width + gap), top))
+        top += height + gap
+    return sheet
+
+
+def _block(words: str, pictures: Sequence[Image.Image], columns: int) -> Image.Image:
+    """Pictures in lines of `columns`, and words below them."""
+    width, height = (max(sizes) + GAP for sizes in zip(*(p.size for p in pictures), strict=True))
+    lines = -(-len(pictures) // columns)
+    text = _wrapped(words, columns * width - GAP)
+    room = (SMALL + 4) * len(text.split("\n")) if text else -GAP
+    block = Image.new("RGB", (columns * width - GAP, lines * height + room), PAPER)
+    for i, picture in enumerate(pictures):
+        _hang(block, picture, i % columns * width, i // columns * height)
+    ImageDraw.Draw(block).text((0, lines * height), text, SOFT, font(SMALL))
+    return block
+
+
+def _hang(sheet: Image.Image, picture: Image.Image, left: int, top: int) -> None:
+    sheet.paste(picture, (left, top), _rounded(picture.size))
+    sheet.paste(INK, (left, top), _hairline(picture.size))
+
+
+def _wrapped(text: str, width: int) -> str:
+    """The text in lines of at most `width` pixels, where its words allow that."""
+    lines: list[str] = []
+    for word in text.split():
+        longer = f"{lines[-1]} {word}" if lines else word
+        if lines and font(SMALL).getlength(longer) <= width:
+            lines[-1] = longer
+        else:
+            lines.append(word)
+    return "\n".join(lines)
+
+
+def _text_width(text: str) -> int:
+    return max(int(font(SMALL).getlength(line)) for line in text.split("\n"))
 
 
 def fit(picture: np.ndarray, cell: int) -> Image.Image:
@@ -134,8 +188,8 @@ class _Columns:
         self.headers.append(header)
         self.columns.append(list(pictures))
 
-    def draw(self, cell: int) -> Image.Image:
-        return grid([list(row) for row in zip(*self.columns, strict=True)], self.headers, cell=cell)
+    def draw(self, cell: int, labels: Sequence[str] | None = None) -> Image.Image:
+        return grid([list(row) for row in zip(*self.columns, strict=True)], self.headers, labels, cell)
 
 
 HEADERS: dict[CodeSource, str] = {
@@ -159,10 +213,11 @@ def evaluation_grid(
 ) -> Image.Image:
     """The first `count` rows: input, answers with codes from the oracle, the prior and none, truth.
 
-    A task of many right answers also shows `samples` answers that the prior draws at temperature 0.8.
+    A task of many right answers also shows `samples` answers that the prior draws, at temperature 0.8 where `settings`
+    (by default the recipe's) have 0.
     Raises DataError when there is no row.
     """
-    settings = settings or SampleSettings(temperature=0.0)
+    settings = settings or predictor.settings()
     model, learnt, device = predictor.model, predictor.tasks[task], predictor.device
     transforms = predictor.host.transforms(learnt, "test")
     batch = next(evaluation_batches(learnt, rows, count, limit=count, transforms=transforms), None)
@@ -182,13 +237,19 @@ def evaluation_grid(
         header = HEADERS[source] if len(sources) > 1 else "prediction\nthe model's answer"
         add(header, model.predict(batch, settings, row_seeds(seed, batch.keys), source))
         if source == "prior" and learnt.one_to_many:
-            drawn = SampleSettings(temperature=SEVERAL_TEMPERATURE)
+            drawn = settings if settings.temperature else replace(settings, temperature=SEVERAL_TEMPERATURE)
             for i in range(1, samples + 1):
                 seeds = row_seeds(seed, batch.keys, i)
-                header = f"another\nsampled, T = {SEVERAL_TEMPERATURE}"
+                header = f"another\nsampled, T = {drawn.temperature:g}"
                 add(header, model.predict(batch, drawn, seeds, "prior"))
     add("truth\nthe true answer", learnt.truth(batch))
-    return columns.draw(cell)
+    words = [_wrapped(learnt.describe(asked), cell) for asked in _asked(batch)[:real]]
+    return columns.draw(cell, words if any(words) else None)
+
+
+def _asked(batch: Batch) -> list[dict[str, Any]]:
+    """The inputs of every row of a batch."""
+    return [{name: values[i] for name, values in batch.inputs.items()} for i in range(len(batch))]
 
 
 def inputs_of(batch: Batch) -> list[np.ndarray] | None:

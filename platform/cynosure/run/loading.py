@@ -18,6 +18,7 @@ from cynosure.errors import CheckpointError
 from cynosure.host import Host, describe, load_host
 from cynosure.run.predictor import Predictor
 from cynosure.train.checkpoint import load_state, model_file, read_tensors
+from cynosure.train.groups import begins
 from cynosure.train.saving import FORMAT, prior_trained
 
 if TYPE_CHECKING:
@@ -47,8 +48,8 @@ def load(
         trained_with = json.loads(told.get("plugins", "{}"))
         raise CheckpointError(f"{file} needs {_needs(missing)}: {_remedy(trained_with, host)}.")
     with initial_weights(False):
-        model = build_model(recipe, host)
-    load_state(model, tensors, file)
+        model = build_model(_without_criteria(recipe), host)
+    load_state(model, {name: t for name, t in tensors.items() if not begins(name, "criteria")}, file)
     model.set_stage(None)
     if not prior_trained(told):
         model.prior = None  # better no answer than one at random
@@ -72,6 +73,11 @@ def _recipe(told: Mapping[str, str], file: Path) -> Recipe:
         return Recipe.model_validate(parse_yaml(told["recipe"], str(file)).data)
     except (KeyError, ValueError) as error:
         raise CheckpointError(f"the recipe inside {file} cannot be read by this version: {error}") from error
+
+
+def _without_criteria(recipe: Recipe) -> Recipe:
+    """Predicting needs none of them, nor the files that their networks come from."""
+    return recipe.model_copy(update={"model": recipe.model.model_copy(update={"criteria": None})})
 
 
 def _parts(recipe: Recipe) -> Iterator[tuple[str, str]]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Unpack
 
 import numpy as np
 import torch
@@ -19,15 +19,14 @@ from cynosure.core.records import Prediction, SampleSettings
 from cynosure.data.loading import collate
 from cynosure.data.pictures import load_picture
 from cynosure.errors import CynosureError, DataError, unknown
+from cynosure.run.sampling import SamplingOptions, sample_settings
 from cynosure.run.seeds import row_seeds
-from cynosure.run.steering import check_codes, spec_of
+from cynosure.run.steering import Box, check_codes, spec_of
 
 if TYPE_CHECKING:
     from cynosure.config.recipe import Recipe
     from cynosure.host import Host
 
-SEVERAL_TEMPERATURE = 0.8
-"""Temperature of several samples where nobody gave one: at 0 all of them would be the same."""
 PICTURES = ("image", "low_light")
 """Input columns that hold pictures; a source for any other column is taken as it is."""
 
@@ -95,12 +94,10 @@ class Predictor:
         *,
         samples: int = 1,
         seed: int = 0,
-        temperature: float | None = None,
-        top_k: int | None = None,
-        top_p: float | None = None,
         codes: CodeSource | np.ndarray = "prior",
         batch_size: int | None = None,
         on_error: Literal["raise", "collect"] = "raise",
+        **sampling: Unpack[SamplingOptions],
     ) -> Any:
         """One source -> a Prediction; a list of sources -> a list of them. With `samples` > 1, a list in its place.
 
@@ -108,9 +105,9 @@ class Predictor:
         text, or a row: a mapping of columns, which may hold the truth for `codes="oracle"`. `codes` may also be codes
         themselves, integers [L, D] such as those of another prediction; the prior writes those that are -1. `task` may
         be left out where the model has one task. An answer depends on the source, its place in the list, `seed` and the
-        number of the sample, never on the batch. Unless given, sampling is as in the recipe's `eval.sampling`, but
-        several samples of a recipe with temperature 0 are drawn at 0.8. `on_error="collect"` puts the DataError of a
-        bad source in its place.
+        number of the sample, never on the batch. Unless given, `sampling` is as in the recipe's `eval.sampling`, but
+        several samples of a recipe with temperature 0 are drawn at 0.8: temperature, guidance, steps, and top_k and
+        top_p as one value or a tuple by depth. `on_error="collect"` puts the DataError of a bad source in its place.
 
         Raises DataError, naming the source, and CynosureError for an unknown task or codes that cannot be had.
         """
@@ -120,11 +117,9 @@ class Predictor:
             task,
             samples=samples,
             seed=seed,
-            temperature=temperature,
-            top_k=top_k,
-            top_p=top_p,
             codes=codes,
             batch_size=batch_size,
+            **sampling,
         )
         results: list[Any] = []
         for answer in answers:
@@ -140,39 +135,88 @@ class Predictor:
         *,
         samples: int = 1,
         seed: int = 0,
-        temperature: float | None = None,
-        top_k: int | None = None,
-        top_p: float | None = None,
         codes: CodeSource | np.ndarray = "prior",
         batch_size: int | None = None,
+        **sampling: Unpack[SamplingOptions],
     ) -> Iterator[Answer]:
         """The answers of `predict` one after another, in order; only one batch of pictures is in memory at a time."""
         chosen = self.task(task)
         if samples < 1:
             raise CynosureError(f"samples must be 1 or more, not {samples}")
-        settings = self.settings(samples, temperature, top_k, top_p)
+        settings = self.settings(samples, **sampling)
         if not isinstance(codes, str):
             known = torch.from_numpy(check_codes(codes, spec_of(self.model)))[None]
             settings, codes = replace(settings, known=known), "prior"
         size = batch_size or self.recipe.eval.batch_size
         return self._answers(sources, chosen, samples, seed, settings, codes, size)
 
-    def settings(
+    def generate(
         self,
+        prompts: str | Sequence[str] = (),
+        task: str | None = None,
+        *,
+        labels: str | int | Sequence[str | int] = (),
         samples: int = 1,
-        temperature: float | None = None,
-        top_k: int | None = None,
-        top_p: float | None = None,
-    ) -> SampleSettings:
+        seed: int = 0,
+        batch_size: int | None = None,
+        **sampling: Any,
+    ) -> Any:
+        """Pictures made from prompts, from labels (names or numbers) or, for a task that needs neither, from nothing.
+
+        One of them -> a Prediction; a list -> a list of them. With `samples` > 1, a list in its place. `task` may be
+        left out where one task fits. `sampling` and what decides about a picture are as in `predict`.
+
+        Raises CynosureError where no task makes pictures from what is given, DataError for an unknown label.
+        """
+        from cynosure.run.generate import requests
+
+        single = isinstance(prompts, str) or isinstance(labels, str | int) or not (prompts or labels)
+        prompts = [prompts] if isinstance(prompts, str) else prompts
+        labels = [labels] if isinstance(labels, str | int) else labels
+        chosen, rows = requests(self, task, prompts, labels)
+        found = self.predict(rows, chosen.name, samples=samples, seed=seed, batch_size=batch_size, **sampling)
+        return found[0] if single else found
+
+    def edit(
+        self,
+        picture: Any,
+        mask: Any = None,
+        task: str | None = None,
+        *,
+        boxes: Sequence[Box] = (),
+        invert: bool = False,
+        expand: Box = (0, 0, 0, 0),
+        label: int | str | None = None,
+        caption: str | None = None,
+        samples: int = 1,
+        seed: int = 0,
+        batch_size: int | None = None,
+        **sampling: Unpack[SamplingOptions],
+    ) -> Prediction | list[Prediction]:
+        """Draw a part of a picture anew -> a Prediction with the whole picture; with `samples` > 1 a list of them.
+
+        The part is the white of `mask` (a picture as `predict` takes it, of the same size) and `boxes` (left, top,
+        right, bottom) in pixels, with `invert` all the rest, and the borders by which the picture is to `expand` (left,
+        top, right, bottom). `label` or `caption` say what to draw, for a task that reads them. See `run.editing.edit`.
+        """
+        from cynosure.run.editing import Selection, edit
+
+        found = edit(
+            self,
+            picture,
+            Selection(mask, boxes, invert, expand),
+            task,
+            {"label": label, "caption": caption},
+            samples,
+            seed,
+            batch_size,
+            **sampling,
+        ).predictions
+        return found if samples > 1 else found[0]
+
+    def settings(self, samples: int = 1, **sampling: Unpack[SamplingOptions]) -> SampleSettings:
         """How the prior is sampled: what is given, else what the recipe says, else what suits the number of samples."""
-        options = self.recipe.eval.sampling.model_dump()
-        if samples > 1 and options["temperature"] == 0:
-            options["temperature"] = SEVERAL_TEMPERATURE
-        given = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
-        try:
-            return SampleSettings(**options | {k: v for k, v in given.items() if v is not None})
-        except ValueError as error:
-            raise CynosureError(str(error)) from None
+        return sample_settings(self.recipe, sampling, samples=samples)
 
     def _answers(
         self,
@@ -186,7 +230,7 @@ class Predictor:
     ) -> Iterator[Answer]:
         numbered = enumerate(sources)
         while part := list(islice(numbered, max(1, size // samples))):
-            read = [_read(task, index, source) for index, source in part]
+            read = [_read(task, index, source, codes) for index, source in part]
             good = [answer for answer in read if not answer.error]
             rows = [answer.row for answer in good for _ in range(samples)]
             keys = torch.tensor([answer.index for answer in good], dtype=torch.long).repeat_interleave(samples)
@@ -218,32 +262,51 @@ class Predictor:
         return [_at_own_size(p, row) for p, row in zip(predictions, rows, strict=True)]
 
 
-def _read(task: Task, index: int, source: Any) -> Answer:
+def _read(task: Task, index: int, source: Any, codes: CodeSource) -> Answer:
     try:
-        return Answer(source, index, read_row(task, source))
+        return Answer(source, index, read_row(task, source, codes))
     except DataError as error:
         return Answer(source, index, error=error)
 
 
-def read_row(task: Task, source: Any) -> dict[str, Any]:
-    """A source as a row of the task's inputs; 'alpha' uint8 [H, W] is added where the picture is transparent."""
-    row = dict(source) if isinstance(source, Mapping) else {task.inputs[0]: source}
-    if missing := [name for name in task.inputs if name not in row]:
-        raise DataError(
-            f"task {task.name} also needs {', '.join(missing)}: give a mapping with {', '.join(task.inputs)}"
-        )
-    for name in task.inputs:
-        if name in PICTURES:
+def read_row(task: Task, source: Any, codes: CodeSource = "prior") -> dict[str, Any]:
+    """A source as a row of the columns that a task needs for answers with such codes, pictures uint8 [H, W, 3].
+
+    'alpha' uint8 [H, W] is added where the picture is transparent. Raises DataError where a column is missing; a row of
+    a task that makes pictures may hold one alone, unless the prior is to write its codes.
+    """
+    needed = needed_columns(task, codes)
+    if not needed and not isinstance(source, Mapping):
+        raise DataError(f"task {task.name} makes pictures out of nothing: use `cynosure generate`")
+    row = dict(source) if isinstance(source, Mapping) else {needed[0]: source}
+    enough = codes != "prior" and all(name in row for name in needed_columns(task, "oracle"))
+    if not enough and (missing := [name for name in needed if name not in row]):
+        raise DataError(f"task {task.name} also needs {', '.join(missing)}: give a mapping with {', '.join(needed)}")
+    for name in PICTURES:
+        if name in row:
             picture = load_picture(row[name])
             row[name] = picture.image
-            if picture.alpha is not None:
+            if picture.alpha is not None and name in needed:
                 row["alpha"] = picture.alpha
     return row
 
 
+def needed_columns(task: Task, codes: CodeSource = "prior") -> tuple[str, ...]:
+    """What a source of a task must hold: its inputs, or for the oracle's codes the picture that they are to describe
+    where the inputs hold none."""
+    if codes == "oracle" and not reads_pictures(task):
+        return tuple(name for name in task.fields if name in PICTURES)
+    return task.inputs
+
+
+def reads_pictures(task: Task) -> bool:
+    """Whether a task answers about a picture, and does not make one."""
+    return any(name in PICTURES for name in task.inputs)
+
+
 def row_picture(task: Task, row: Mapping[str, Any]) -> np.ndarray | None:
-    """The first picture among a row's inputs, uint8 [H, W, 3], if it has one."""
-    return next((row[name] for name in task.inputs if name in PICTURES), None)
+    """The first picture of a row, uint8 [H, W, 3], if it has one; of several the task's input."""
+    return next((row[name] for name in (*task.inputs, *PICTURES) if name in PICTURES and name in row), None)
 
 
 def _at_own_size(prediction: Prediction, row: Mapping[str, Any]) -> Prediction:

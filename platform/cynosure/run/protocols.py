@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from cynosure.core.contracts import Protocol, Task
-from cynosure.core.records import SampleSettings
 from cynosure.errors import CynosureError, DataError
 
 if TYPE_CHECKING:
@@ -35,21 +34,6 @@ def protocols_of(
     for key in protocols:
         _check_columns(cls, name, session, key)
     return protocols
-
-
-def sample_settings(
-    session: Session, given: SampleSettings | Mapping[str, Any] | None, prescribed: Mapping[str, Any]
-) -> SampleSettings:
-    """How codes are sampled: single values given, else as a protocol prescribes, else as the recipe's `eval.sampling`.
-
-    Raises CynosureError for a value that cannot be.
-    """
-    if isinstance(given, SampleSettings):
-        return given
-    try:
-        return SampleSettings(**{**session.recipe.eval.sampling.model_dump(), **prescribed, **(given or {})})
-    except ValueError as error:
-        raise CynosureError(str(error)) from None
 
 
 def _check_columns(cls: type[Protocol], name: str, session: Session, key: str) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
+from math import isqrt
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ from cynosure.core.guided import GuidedModel
 from cynosure.core.records import CodeSpec
 from cynosure.errors import CynosureError, DataError
 
+Box = tuple[int, int, int, int]
+"""Left, top, right, bottom in pixels; right and bottom are outside."""
 FREE = -1
 """In place of an id: the prior writes this one."""
 _BOX = re.compile(r"(-?\d+),(-?\d+):(-?\d+),(-?\d+)")
@@ -67,29 +70,73 @@ def select(regions: Sequence[str], spec: CodeSpec, size: tuple[int, int] | None)
     """
     chosen = np.zeros(spec.length, dtype=bool)
     for region in regions:
-        if box := _BOX.fullmatch(region.replace(" ", "")):
-            x0, y0, x1, y1 = map(int, box.groups())
-            chosen |= in_box((x0, y0, x1, y1), spec, size)
+        if box := parse_box(region):
+            chosen |= in_box(box, spec, size)
         else:
             for part in region.split(","):
                 chosen[_range(part.strip(), spec)] = True
     return chosen
 
 
-def in_box(box: tuple[int, int, int, int], spec: CodeSpec, size: tuple[int, int] | None) -> np.ndarray:
+def in_box(box: Box, spec: CodeSpec, size: tuple[int, int] | None) -> np.ndarray:
     """The positions, bool [L], whose cells a box (left, top, right, bottom) of a picture of `size` (H, W) touches."""
     if spec.grid is None or size is None:
         raise CynosureError("the codes of this model lie on no picture: name positions such as 0-3,8 instead of a box")
-    (rows, columns), (height, width) = spec.grid, size
+    return touched(box_mask(box, size), spec)
+
+
+def box_mask(box: Box, size: tuple[int, int]) -> np.ndarray:
+    """The pixels of a picture of `size` (H, W) in a box (left, top, right, bottom), bool [H, W].
+
+    Its right and lower edges are outside. Raises CynosureError for a box that lies outside of the picture.
+    """
+    height, width = size
     left, top, right, bottom = max(box[0], 0), max(box[1], 0), min(box[2], width), min(box[3], height)
     if left >= right or top >= bottom:
         named = f"{box[0]},{box[1]}:{box[2]},{box[3]}"
         raise CynosureError(f"the box {named} holds no pixel of the picture, which is {width}x{height}: x0,y0:x1,y1")
-    cells = np.zeros((rows, columns), dtype=bool)
-    cells[
-        top * rows // height : -(-bottom * rows // height), left * columns // width : -(-right * columns // width)
-    ] = 1
-    return np.concatenate([np.zeros(spec.length - cells.size, dtype=bool), cells.ravel()])
+    mask = np.zeros(size, dtype=bool)
+    mask[top:bottom, left:right] = True
+    return mask
+
+
+def parse_box(text: str) -> Box | None:
+    """'x0,y0:x1,y1' as (left, top, right, bottom); None for anything else."""
+    match = _BOX.fullmatch(text.replace(" ", ""))
+    if match is None:
+        return None
+    left, top, right, bottom = map(int, match.groups())
+    return left, top, right, bottom
+
+
+def touched(mask: np.ndarray, spec: CodeSpec) -> np.ndarray:
+    """The positions, bool [L], whose cells hold a pixel of a mask bool [H, W]; none of a segment without a grid."""
+    found = []
+    for segment, grid in zip(spec.segments, grids(spec), strict=True):
+        found.append(np.zeros(segment.length, dtype=bool) if grid is None else touched_cells(mask, grid).ravel())
+    return np.concatenate(found)
+
+
+def touched_cells(mask: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
+    """The cells of a grid (rows, columns) over a mask bool [H, W] that hold any of its pixels, bool [rows, columns]."""
+    (rows, columns), (height, width) = grid, mask.shape
+    bands = np.stack([mask[start:stop].any(axis=0) for start, stop in _spans(rows, height)])
+    return np.stack([bands[:, start:stop].any(axis=1) for start, stop in _spans(columns, width)], axis=1)
+
+
+def _spans(cells: int, pixels: int) -> list[tuple[int, int]]:
+    """Which pixels each of so many equal cells touches."""
+    return [(i * pixels // cells, -(-(i + 1) * pixels // cells)) for i in range(cells)]
+
+
+def grids(spec: CodeSpec) -> list[tuple[int, int] | None]:
+    """Rows and columns of every segment on the picture: the code's own grid where it fits, else square, else None."""
+    return [None if spec.grid is None else _grid(segment.length, spec.grid) for segment in spec.segments]
+
+
+def _grid(length: int, grid: tuple[int, int]) -> tuple[int, int] | None:
+    side = isqrt(length)
+    return grid if length == grid[0] * grid[1] else (side, side) if length == side * side else None
 
 
 def _range(text: str, spec: CodeSpec) -> slice:

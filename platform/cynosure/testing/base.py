@@ -63,6 +63,17 @@ def gradient_reaches_every_parameter(subject: Subject) -> None:
 
 
 @check("base")
+def last_layer_writes_the_output(subject: Subject) -> None:
+    base: Any = loosen(_build(subject))
+    for task in CHANNELS:
+        layer = base.last_layer(task)
+        if layer is not None:
+            outputs = base(inputs(), _vectors(), task)
+            (found,) = torch.autograd.grad(outputs.square().sum(), layer.weight, allow_unused=True)
+            assert found is not None and bool(found.any()), f"the output of task {task} is not made by its last_layer"
+
+
+@check("base")
 def evaluation_is_deterministic(subject: Subject) -> None:
     base = loosen(_build(subject)).eval()
     for task in CHANNELS:

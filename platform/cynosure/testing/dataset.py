@@ -46,6 +46,10 @@ def _is_depth(value: Any) -> bool:
     return isinstance(value, np.ndarray) and value.dtype == np.float32 and value.ndim == 2 and bool((value >= 0).all())
 
 
+def _is_list(value: Any) -> bool:
+    return isinstance(value, np.ndarray) and value.dtype == np.int64 and value.ndim == 1
+
+
 FORMS = {
     "image": (_is_picture, "uint8 [H, W, 3]"),
     "low_light": (_is_picture, "uint8 [H, W, 3]"),
@@ -53,6 +57,7 @@ FORMS = {
     "crowd": (_is_map, "int [H, W]"),
     "depth": (_is_depth, "float32 [H, W] in metres, 0 where missing"),
     "caption": (lambda value: isinstance(value, str), "str"),
+    "factors": (_is_list, "int64 [S]"),
     "label": (lambda value: isinstance(value, (int, np.integer)), "int"),
     "image_id": (lambda value: isinstance(value, (int, np.integer)), "int"),
     "file_name": (lambda value: isinstance(value, str), "str"),

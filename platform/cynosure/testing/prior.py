@@ -1,13 +1,19 @@
-"""Checks of priors p(z | x)."""
+"""Checks of priors p(z | x), on codes of four positions out of 16.
+
+A prior that fits one quantizer only names it, with options for four vectors of width 8 and 16 codes:
+`TESTING = {"quantizer": {"name": "multiscale", "vocab_size": 16, "dim": 8, "scales": (1, 2)}}`.
+"""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import log
 from typing import Any
 
 import torch
 
-from cynosure.core.records import Codes, SampleSettings, Shapes
+from cynosure.core.contracts import Quantizer
+from cynosure.core.records import Codes, CodeSpec, SampleSettings, Shapes
 from cynosure.errors import CynosureError
 from cynosure.testing.checks import Subject, check
 from cynosure.testing.samples import (
@@ -18,23 +24,43 @@ from cynosure.testing.samples import (
     loosen,
     one_row,
     require_gradients,
+    require_same,
     require_state_round_trip,
     shapes,
     two_segments,
 )
+from cynosure.train.compute import recompute_blocks
 
 SEEDS = torch.tensor([3, 14, 15, 92])
 GREEDY = SampleSettings(temperature=0.0)
 
 
+def _quantizer(subject: Subject) -> Quantizer | None:
+    """What the prior's TESTING names, with the same random codewords every time."""
+    options = getattr(subject.cls, "TESTING", {}).get("quantizer")
+    if options is None:
+        return None
+    torch.manual_seed(0)
+    quantizer: Quantizer = subject.host.components.build("quantizer", options)
+    loosen(quantizer)
+    return quantizer.eval()
+
+
+def _shapes(subject: Subject) -> Shapes:
+    usual, quantizer = shapes(), _quantizer(subject)
+    if quantizer is None or usual.spec is None:
+        return usual
+    return replace(usual, spec=CodeSpec(quantizer.segments(4), usual.spec.grid))
+
+
 def _build(subject: Subject, seed: int = 0, of: Shapes | None = None) -> Any:
+    of = of or _shapes(subject)
     torch.manual_seed(seed)
-    of = of or shapes()
-    return _attached(subject.build(of, subject.part("encoder", of), seed=seed), of)
+    return _attached(subject, subject.build(of, subject.part("encoder", of), seed=seed), of)
 
 
-def _attached(prior: Any, of: Shapes) -> Any:
-    prior.attach(Oracle(of))
+def _attached(subject: Subject, prior: Any, of: Shapes) -> Any:
+    prior.attach(Oracle(of, _quantizer(subject)))
     return prior
 
 
@@ -62,14 +88,14 @@ def _loss(prior: Any, task: str, of: Shapes, seed: int = 0) -> torch.Tensor:
 def first_loss_is_that_of_guessing(subject: Subject) -> None:
     prior = _build(subject)
     for task in CHANNELS:
-        loss, guessing = float(_loss(prior, task, shapes()).detach()), log(16)
+        loss, guessing = float(_loss(prior, task, _shapes(subject)).detach()), log(16)
         assert abs(loss - guessing) < 1, f"an untrained prior must cost about log K = {guessing:.2f}, not {loss:.2f}"
 
 
 @check("prior")
 def gradient_reaches_every_parameter(subject: Subject) -> None:
     prior = _loosened(subject).train()
-    require_gradients(prior, torch.stack([_loss(prior, task, shapes()) for task in CHANNELS]).sum())
+    require_gradients(prior, torch.stack([_loss(prior, task, _shapes(subject)) for task in CHANNELS]).sum())
 
 
 @check("prior")
@@ -77,7 +103,7 @@ def loss_reads_the_inputs(subject: Subject) -> None:
     prior = _loosened(subject)
     if subject.options.get("encoder") is not None:
         for task in CHANNELS:
-            change = (_loss(prior, task, shapes(), 0) - _loss(prior, task, shapes(), 1)).detach().abs()
+            change = (_loss(prior, task, _shapes(subject), 0) - _loss(prior, task, _shapes(subject), 1)).detach().abs()
             assert float(change) > 1e-6, f"the loss of task {task} ignores the inputs"
 
 
@@ -86,7 +112,7 @@ def samples_match_the_spec(subject: Subject) -> None:
     prior = _loosened(subject)
     for task in CHANNELS:
         codes = prior.sample(inputs(), task, SampleSettings(), SEEDS)
-        assert codes.spec == shapes().spec, "samples carry another spec than the one the prior was built with"
+        assert codes.spec == _shapes(subject).spec, "samples carry another spec than the one the prior was built with"
         assert codes.ids.dtype == torch.int64, f"ids must be int64, not {codes.ids.dtype}"
         low, high = int(codes.ids.min()), int(codes.ids.max())
         assert len(codes.ids) == ROWS, f"{ROWS} rows gave {len(codes.ids)} samples"
@@ -114,7 +140,7 @@ def rows_are_independent(subject: Subject) -> None:
 @check("prior")
 def known_codes_are_kept(subject: Subject) -> None:
     prior = _loosened(subject)
-    known = _codes(shapes()).ids
+    known = _codes(_shapes(subject)).ids
     known[:, ::2] = -1
     for task in CHANNELS:
         ids = prior.sample(inputs(), task, SampleSettings(known=known), SEEDS).ids
@@ -173,17 +199,29 @@ def takes_or_refuses_residual_codes(subject: Subject) -> None:
 @check("prior")
 def works_or_refuses_without_encoder(subject: Subject) -> None:
     try:
-        prior = _attached(subject.build(shapes(), None), shapes()).eval()
+        prior = _attached(subject, subject.build(_shapes(subject), None), _shapes(subject)).eval()
     except (CynosureError, ValueError):
         return
     for task in CHANNELS:
-        assert bool(_loss(prior, task, shapes()).isfinite()), "the unconditional loss is not finite"
+        assert bool(_loss(prior, task, _shapes(subject)).isfinite()), "the unconditional loss is not finite"
         prior.sample(inputs(), task, SampleSettings(), SEEDS)
+
+
+@check("prior")
+def blocks_may_be_computed_again(subject: Subject) -> None:
+    """As `train.recompute` has it: with the blocks of cynosure.core.blocks, or those derived from TransformerBlock."""
+    plain, again = _loosened(subject), _loosened(subject)
+    recompute_blocks(again)
+    for task in CHANNELS:
+        losses = [_loss(prior, task, _shapes(subject)) for prior in (plain, again)]
+        require_same(losses[0], losses[1], "the loss changes where blocks are computed again in the backward pass")
+        losses[1].backward()
+        again.sample(inputs(), task, GREEDY, SEEDS)
 
 
 @check("prior")
 def state_survives(subject: Subject) -> None:
     def use(prior: Any) -> Any:
-        return [_loss(prior, task, shapes()) for task in CHANNELS]
+        return [_loss(prior, task, _shapes(subject)) for task in CHANNELS]
 
     require_state_round_trip(lambda seed: _build(subject, seed), use, loosen)

@@ -55,13 +55,13 @@ class Codewords(Quantizer):
 
 
 class Oracle(Tokenizer):
-    """What a prior sees of a tokenizer: the spec and the codewords."""
+    """What a prior sees of a tokenizer: the spec and the quantizer, unless given one with fixed codewords."""
 
-    def __init__(self, of: Shapes) -> None:
+    def __init__(self, of: Shapes, quantizer: Quantizer | None = None) -> None:
         super().__init__()
         assert of.spec is not None
         self._spec = of.spec
-        self.quantizer: Quantizer = Codewords(of.spec)
+        self.quantizer: Quantizer = quantizer or Codewords(of.spec)
 
     @property
     def spec(self) -> CodeSpec:
@@ -112,7 +112,7 @@ def row(seed: int = 0, size: tuple[int, int] = (37, 53), thing: int = 2) -> dict
         "depth": depth,
         "low_light": image // 8,
         "caption": "a box on the ground",
-        "label": seed,
+        "label": seed % len(INFO.classes),
         "image_id": seed,
         "file_name": f"{seed}.png",
     }

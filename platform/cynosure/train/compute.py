@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from cynosure.core.blocks import Block, DecoderBlock
+from cynosure.core.blocks import TransformerBlock
 
 Forward = Callable[..., Any]
 
@@ -39,7 +39,7 @@ def recompute_blocks(model: nn.Module) -> None:
 
 
 def _blocks(model: nn.Module) -> list[nn.Module]:
-    return [m for m in model.modules() if isinstance(m, (Block, DecoderBlock))]
+    return [m for m in model.modules() if isinstance(m, TransformerBlock)]
 
 
 def _change(block: nn.Module, change: Callable[[Forward], Forward]) -> None:
@@ -47,7 +47,7 @@ def _change(block: nn.Module, change: Callable[[Forward], Forward]) -> None:
     plain: Forward = block.forward
     changed = change(plain)
 
-    def forward(*arguments: Any) -> Any:
-        return (changed if torch.is_grad_enabled() else plain)(*arguments)
+    def forward(*arguments: Any, **options: Any) -> Any:
+        return (changed if torch.is_grad_enabled() else plain)(*arguments, **options)
 
     block.forward = forward

@@ -5,7 +5,8 @@ the sharding is done here, by torch: accelerate knows of no shards on CPUs, wrap
 is ever called, and moves the codebook's buffers to where they cannot be loaded from.
 
 Every transformer block is one unit, the rest of the base, of the tokenizer and of the prior one more each: a unit's
-parameters are gathered when it runs. Buffers, and the few parameters that cannot be cut, stay whole on every process.
+parameters are gathered when it runs. Buffers, criteria, and the few parameters that cannot be cut, stay whole on every
+process.
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ from accelerate.optimizer import AcceleratedOptimizer
 from accelerate.utils import FullyShardedDataParallelPlugin, is_torch_version
 from torch import nn
 
-from cynosure.core.blocks import Block, CrossAttention, DecoderBlock
-from cynosure.core.contracts import Quantizer
+from cynosure.core.blocks import CrossAttention, TransformerBlock
+from cynosure.core.contracts import Criterion, Quantizer
 from cynosure.core.guided import GuidedModel
 from cynosure.core.shards import is_sharded, whole
 from cynosure.errors import TrainingError
@@ -65,9 +66,10 @@ def shard(model: GuidedModel) -> None:
     ignored = set(_uncut(model))
     for parameter in set(model.parameters()) - ignored:
         parameter.data = parameter.data.contiguous()  # all that FSDP takes; channels-last kernels are not
-    for unit in [*_blocks(model), *model.children()]:
+    parts = [part for part in model.children() if part is not model.criteria]
+    for unit in [*_blocks(model), *parts]:
         fully_shard(unit, reshard_after_forward=_reshards(), ignored_params=ignored)
-    for part in model.children():
+    for part in parts:
         for method in METHODS:
             if hasattr(part, method):
                 register_fsdp_forward_method(part, method)
@@ -86,14 +88,15 @@ def _blocks(model: nn.Module) -> list[nn.Module]:
     return [
         m.kv if isinstance(m, CrossAttention) else m
         for m in modules
-        if isinstance(m, (Block, DecoderBlock, CrossAttention)) or type(m).__name__ in names
+        if isinstance(m, (TransformerBlock, CrossAttention)) or type(m).__name__ in names
     ]
 
 
 def _uncut(model: nn.Module) -> Iterator[nn.Parameter]:
-    """Codebooks, which replace their unused entries where they lie, and numbers."""
+    """Codebooks, which replace their unused entries where they lie, criteria, which share the base's graph, and
+    numbers."""
     for module in model.modules():
-        if isinstance(module, Quantizer):
+        if isinstance(module, Quantizer | Criterion):
             yield from module.parameters()
     yield from (p for p in model.parameters() if p.ndim == 0)
 

@@ -62,6 +62,9 @@ class HybridBase(Base):
         x = F.gelu(self.norm_half(self.mix_half(torch.cat([x, half], 1))))
         return F.pixel_shuffle(self.heads[task](x), 2)
 
+    def last_layer(self, task: str) -> nn.Module:
+        return self.heads[task]
+
     def _spread(self, vectors: torch.Tensor | None) -> torch.Tensor | None:
         """Code vectors [B, L, d] -> one vector for each of the tokens that a code position covers, [B, N, d]."""
         if vectors is None or self.code_stem is None or self.code_grid is None:

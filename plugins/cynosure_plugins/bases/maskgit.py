@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, final
 
 import torch
+from torch import nn
 
 from cynosure import hookimpl
 from cynosure.core.records import Shapes
@@ -25,6 +26,9 @@ class MaskGITBase(GridBase):
 
     def draw(self, latents: torch.Tensor, task: str) -> torch.Tensor:
         return self.decoder(latents, task)
+
+    def last_layer(self, task: str) -> nn.Module:
+        return self.decoder.conv_out[task]
 
 
 @hookimpl

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, final
 
 import torch
@@ -13,9 +14,13 @@ from torch.nn import functional as F
 from cynosure import hookimpl
 from cynosure.core.contracts import Base, PartConfig
 from cynosure.core.records import Shapes
+from cynosure_plugins.quantizers.tripod import normalized_curvature, spread
 from cynosure_plugins.tokenizers.qlae import NORM_EPS, SLOPE, dense, smallest_map
 
 CONSTANT = 0.1
+EXAMPLES = 8
+"""How many pictures of a batch are asked for their curvature."""
+DIRECTIONS = 2
 
 
 class StyleBlock(nn.Module):
@@ -46,14 +51,19 @@ class QLAEBase(Base):
         )
         convolutions: int = Field(3, ge=1, description="convolutions a stage")
         dense: tuple[PositiveInt, ...] = Field((256, 256), description="widths of the linear layers from code to style")
+        curvature: float = Field(
+            0.0,
+            ge=0,
+            description="weight of Tripod's penalty on layers that see latents together, for quantizer latent with"
+            " codebook: tanh; 1e-8 to 1e-2 by data set. It costs ten passes through the layers on some of the batch",
+        )
 
     def __init__(self, config: Config, shapes: Shapes) -> None:
         super().__init__()
         if shapes.spec is None:
             raise ValueError("base qlae draws from codes alone: it needs a tokenizer")
         self.config = config
-        # The last segment has one position a vector, whatever a quantizer writes before it.
-        code = shapes.spec.segments[-1].length * shapes.code_dim
+        code = shapes.positions * shapes.code_dim
         grid = smallest_map(shapes.image_size, len(config.widths), "base qlae")
         self.code = code
         self.constant = nn.Parameter(torch.full((config.widths[0], *grid), CONSTANT))
@@ -69,11 +79,31 @@ class QLAEBase(Base):
     def forward(self, inputs: Mapping[str, Any], vectors: torch.Tensor | None, task: str) -> torch.Tensor:
         if vectors is None:
             vectors = self.constant.new_zeros(len(next(iter(inputs.values()))), self.code)
-        style = self.dense(vectors.flatten(1))
+        return self.layers(vectors.flatten(1), task)["output"]
+
+    def layers(self, code: torch.Tensor, task: str) -> dict[str, torch.Tensor]:
+        """What every layer makes of the code [B, N d], the raw output at last."""
+        found = {}
+        style = self.dense(code)
         x = self.constant.expand(len(style), -1, -1, -1)
-        for block in self.blocks:
-            x = block(x, style)
-        return self.heads[task](x)
+        for i, block in enumerate(self.blocks):
+            found[f"block{i}"] = x = block(x, style)
+        return {**found, "output": self.heads[task](x)}
+
+    def penalties(self, vectors: torch.Tensor, task: str) -> dict[str, torch.Tensor]:
+        """Tripod's normalised Hessian penalty, mean over layers, at `EXAMPLES` of the batch; only the base learns."""
+        if not self.config.curvature:
+            return {}
+        latents = vectors.detach().flatten(1)
+        std, latents = spread(latents), latents[:EXAMPLES]
+        normal = torch.randn(len(latents), DIRECTIONS, latents.shape[1], device=latents.device)
+        found = normalized_curvature(
+            partial(self.layers, task=task), latents, torch.randn_like(normal).sign(), normal, std
+        )
+        return {"curvature": self.config.curvature * torch.stack(list(found.values())).mean()}
+
+    def last_layer(self, task: str) -> nn.Module:
+        return self.heads[task]
 
 
 @hookimpl

@@ -65,6 +65,9 @@ class ViTBase(Base):
             x = x + resize_linear(code, self.grid).flatten(1, 2)
         return unpatch(self.heads[task](self.transformer(x)), self.grid, self.config.patch)
 
+    def last_layer(self, task: str) -> nn.Module:
+        return self.heads[task]
+
 
 @hookimpl
 def cynosure_register(register: Any) -> None:

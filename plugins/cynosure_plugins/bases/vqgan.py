@@ -32,6 +32,9 @@ class VQGANBase(GridBase):
     def draw(self, latents: torch.Tensor, task: str) -> torch.Tensor:
         return self.decoder(latents, task)
 
+    def last_layer(self, task: str) -> nn.Module:
+        return self.decoder.conv_out[task]
+
 
 @hookimpl
 def cynosure_register(register: Any) -> None:

@@ -1,4 +1,4 @@
-"""Between latent grids and codes: what every convolutional tokenizer and base does around its network.
+"""Between latent grids and codes: what every tokenizer and base that reads pictures alone does around its network.
 
 Shapes: B batch, N code positions, H W latent grid, r fold, C latent width, d = r * r * C width of a code vector.
 """

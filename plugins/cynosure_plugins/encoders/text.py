@@ -30,7 +30,7 @@ class TextEncoder(Encoder):
         field: str = Field("caption", description="the input column to read")
         length: int = Field(96, ge=1, description="N, bytes that are read")
         dim: int = Field(256, ge=1, description="width of the transformer")
-        depth: int = Field(4, ge=0, description="transformer blocks")
+        depth: int = Field(4, ge=0, description="transformer blocks; with 0 the prior sees the bytes themselves")
         heads: int = Field(4, ge=1)
         mlp_dim: int = Field(1024, ge=1)
 
@@ -40,17 +40,23 @@ class TextEncoder(Encoder):
         self.dim = config.dim
         self.embedding = nn.Embedding(PAD + 1, config.dim)
         self.positions = positions(config.length, config.dim)
-        self.transformer = Transformer(config.dim, config.depth, config.heads, config.mlp_dim)
+        self.transformer: nn.Module = nn.Identity()
+        if config.depth:
+            self.transformer = Transformer(config.dim, config.depth, config.heads, config.mlp_dim)
+        else:
+            self.vocab_size = PAD + 1
 
     def forward(self, inputs: Mapping[str, Any], task: str) -> torch.Tensor:
+        return self.transformer(self.embedding(self.tokens(inputs, task)) + self.positions)
+
+    def tokens(self, inputs: Mapping[str, Any], task: str) -> torch.Tensor:
         texts = inputs.get(self.config.field)
         if not isinstance(texts, (list, tuple)) or not all(isinstance(text, str) for text in texts):
             raise DataError(
                 f"encoder text: task '{task}' has no strings in input '{self.config.field}'; set its field to one of: "
                 f"{', '.join(inputs)}."
             )
-        tokens = byte_tokens(texts, self.config.length).to(self.embedding.weight.device)
-        return self.transformer(self.embedding(tokens) + self.positions)
+        return byte_tokens(texts, self.config.length).to(self.embedding.weight.device)
 
 
 def byte_tokens(texts: Sequence[str], length: int) -> torch.Tensor:

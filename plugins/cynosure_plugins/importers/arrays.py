@@ -34,11 +34,15 @@ class Layout:
 
 @dataclass(frozen=True)
 class Made:
-    """A tensor of ours: the names of the arrays it is made of, in order, and how they lie in it."""
+    """A tensor of ours: the names of the arrays it is made of, in order, and how they lie in it.
+
+    `shapes` are those that the arrays must have, -1 for any size; tables that keep them elsewhere leave them out.
+    """
 
     sources: tuple[str, ...]
     layout: Layout
     dtype: torch.dtype = torch.float32
+    shapes: tuple[Shape, ...] = ()
 
     def make(self, arrays: Arrays) -> np.ndarray:
         return self.layout.make(*[arrays[name] for name in self.sources])
@@ -50,6 +54,15 @@ class Made:
         """The gradient of the tensor -> the gradient of each source, by its name."""
         parts = self.layout.split(gradient, [shapes[name] for name in self.sources])
         return dict(zip(self.sources, parts, strict=True))
+
+
+def one_way(make: Callable[..., np.ndarray], shape: Callable[..., Shape]) -> Layout:
+    """A layout for weights alone: gradients are never asked for."""
+
+    def split(gradient: np.ndarray, shapes: Sequence[Shape]) -> list[np.ndarray]:
+        raise NotImplementedError("this tensor cannot be taken apart")
+
+    return Layout(make, shape, split)
 
 
 def _linear(inputs: int) -> Layout:
@@ -112,10 +125,28 @@ POINTWISE = Layout(
     ],
 )
 """Torch's 1 x 1 convolutions, [out, in, 1, 1] each -> the weight of one linear layer [all out, in]."""
+LINEAR_ROWS = one_way(
+    lambda *weights: np.concatenate(weights), lambda *shapes: (sum(s[0] for s in shapes), *shapes[0][1:])
+)
+"""Torch's linear layers, [out, in] each -> one [all out, in]."""
 LABELS = Layout(_labels_make, _labels_shape, _labels_split)
 """Embeddings of label patches, [C, p * p, d] each -> one convolution [d, all C, p, p]."""
 SUM = Layout(lambda *a: np.sum(a, axis=0), lambda *s: s[0], lambda gradient, shapes: [gradient for _ in shapes])
 """Biases of layers whose outputs are added."""
+
+
+def part(axis: int, first: int, count: int) -> Layout:
+    """`count` slices of an array from `first` on, along an axis."""
+
+    def make(array: np.ndarray) -> np.ndarray:
+        return array.take(range(first, first + count), axis)
+
+    return one_way(make, lambda shape: (*shape[:axis], count, *shape[axis + 1 :]))
+
+
+def one(index: int) -> Layout:
+    """One of the arrays that an array stacks."""
+    return one_way(lambda stack: stack[index], lambda shape: shape[1:])
 
 
 def constant(value: np.ndarray) -> Layout:

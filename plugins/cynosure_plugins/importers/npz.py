@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Callable
 from math import prod
 from pathlib import Path
 
 import numpy as np
-import torch
 
-from cynosure.core.records import LazyTensor
 from cynosure.errors import CheckpointError
-from cynosure_plugins.importers.arrays import Made, Shape
+from cynosure_plugins.importers.archive import Archive
+from cynosure_plugins.importers.arrays import Shape
 
 DAMAGE = (OSError, ValueError, EOFError, zipfile.BadZipFile, NotImplementedError)
 """What reading a cut-off or foreign file raises."""
 
 
-class Npz:
+class Npz(Archive):
     """The arrays of an .npz file: their shapes now, their values when asked for, always float32.
 
     `rename` turns the names of the file into those asked for, or into '' for arrays that are of no interest. Raises
@@ -55,16 +53,6 @@ class Npz:
         if _is_bfloat16(array.dtype):
             return (array.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
         return array.astype(np.float32, copy=False)
-
-    def tensors(self, table: Mapping[str, Made]) -> dict[str, LazyTensor]:
-        """The tensors of a table, each made of this archive's arrays."""
-        return {
-            name: LazyTensor(made.shape(self.shapes), made.dtype, partial(self._tensor, made))
-            for name, made in table.items()
-        }
-
-    def _tensor(self, made: Made) -> torch.Tensor:
-        return torch.from_numpy(np.asarray(made.make(self), order="C"))
 
 
 def guess(names: list[str]) -> str:

@@ -10,9 +10,7 @@ import numpy as np
 from cynosure import hookimpl
 from cynosure.core.contracts import PartConfig
 from cynosure.core.metrics import SumMetric
-
-PSNR_LIMIT = 100.0
-"""What two equal pictures count for, in dB, so that one of them does not make a mean infinite."""
+from cynosure_plugins.metrics.psnr import PSNR_LIMIT, psnr
 
 _LEVELS = np.arange(256) / 255
 _LINEAR = np.where(_LEVELS > 0.04045, ((_LEVELS + 0.055) / 1.055) ** 2.4, _LEVELS / 12.92).astype(np.float32)
@@ -27,12 +25,6 @@ def rgb_to_lab(image: np.ndarray) -> np.ndarray:
     shares = _LINEAR[image] @ _TO_SHARES
     roots = np.where(shares > 0.008856, np.cbrt(shares), 7.787 * shares + np.float32(16 / 116))
     return roots @ _TO_LAB - np.array([16, 0, 0], dtype=np.float32)
-
-
-def psnr(image: np.ndarray, truth: np.ndarray, data_range: float) -> float:
-    """Peak signal-to-noise ratio in dB of two pictures of one shape; infinite where they are equal."""
-    error = np.mean((image.astype(np.float64) - truth) ** 2)
-    return float(10 * np.log10(data_range**2 / error)) if error > 0 else float("inf")
 
 
 class ColorError(SumMetric):

@@ -22,11 +22,15 @@ from torch import nn
 from cynosure.compat import import_timm, repair_torchvision
 from cynosure.errors import CheckpointError, CynosureError, unknown
 from cynosure.train.checkpoint import read_tensors
+from cynosure_plugins.metrics.picture_classifier import PictureClassifier, is_classifier, load_classifier
 
 FID_CLASSES = 1008
 """Outputs of the Inception network that FID is defined by; ImageNet's own Inception v3 has 1000."""
 BATCH = 32
-FORMS = "a state dict of FID's Inception, a timm model's weights (name it with `model`), or TorchScript"
+FORMS = (
+    "a state dict of FID's Inception, a timm model's weights (name it with `model`), a picture classifier of "
+    "benchmarks/cifar10_classifier.py, or TorchScript"
+)
 
 
 class FeatureNetwork:
@@ -72,8 +76,9 @@ def load_network(file: str, model: str | None = None, trust_code: bool = False) 
     """The network in a local file, one for all that ask for it.
 
     With `model`, the weights of that timm model as safetensors or a state dict; without, FID's Inception v3 in the
-    layout of pytorch-fid, or TorchScript, whose own code runs and which therefore needs `trust_code`: it is called with
-    uint8 pictures [B, 3, H, W] and gives [B, d]. Pickles are read as tensors only.
+    layout of pytorch-fid, a `PictureClassifier`, whose last layer's inputs are the features, or TorchScript, whose own
+    code runs and which therefore needs `trust_code`: it is called with uint8 pictures [B, 3, H, W] and gives [B, d].
+    Pickles are read as tensors only.
 
     Raises CheckpointError for a missing or damaged file, or one of something else; CynosureError for an unknown model.
     """
@@ -90,6 +95,9 @@ def load_network(file: str, model: str | None = None, trust_code: bool = False) 
                 f"{path} is TorchScript, which runs code of its own; set `trust_code: true` if you may"
             )
         return FeatureNetwork(_word(path.stem), digest, *_torchscript(path))
+    if is_classifier(path):
+        classifier = load_classifier(file)
+        return FeatureNetwork(_word(classifier.name), digest, _Penultimate(classifier), lambda pixels: pixels)
     weights = _weights(path)
     if len(weights.get("fc.weight", ())) != FID_CLASSES or "Mixed_7c.branch_pool.conv.weight" not in weights:
         raise CheckpointError(f"{path} is not FID's Inception (of {FID_CLASSES} outputs); name its timm `model`")
@@ -134,6 +142,17 @@ def _pool_by(block: Any, pool: Callable[[torch.Tensor], torch.Tensor]) -> None:
     inputs: list[torch.Tensor] = []
     block.register_forward_pre_hook(lambda _, given: inputs.append(given[0]))
     block.branch_pool.register_forward_pre_hook(lambda _, given: (pool(inputs.pop()),))
+
+
+class _Penultimate(nn.Module):
+    """What a classifier's last layer reads."""
+
+    def __init__(self, classifier: PictureClassifier) -> None:
+        super().__init__()
+        self.classifier = classifier
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        return self.classifier.features(pixels)
 
 
 def _timm(name: str, weights: Mapping[str, torch.Tensor], source: Path) -> tuple[nn.Module, Any]:

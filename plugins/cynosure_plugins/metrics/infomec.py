@@ -5,12 +5,18 @@ Hsu et al. 2023, "Disentanglement via latent quantization". Shapes: N samples, S
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
+import torch
+from pydantic import Field
 
+from cynosure import hookimpl
+from cynosure.core.contracts import PartConfig
+from cynosure.core.metrics import Metric, gathered
+from cynosure.core.records import Prediction
 from cynosure.errors import CynosureError, unknown
 from cynosure_plugins.metrics.logistic import null_loss, regression_loss
 from cynosure_plugins.metrics.mutual_information import (
@@ -154,3 +160,47 @@ def _check(sources: np.ndarray, latents: np.ndarray) -> None:
         raise CynosureError(f"InfoMEC needs integer sources, not {sources.dtype}: number the values of each factor.")
     if not np.isfinite(latents).all():
         raise CynosureError("InfoMEC needs finite latents: leave out the samples whose latents are not.")
+
+
+class InfoMECMetric(Metric):
+    """infom, infoe, infoc and active of the codes of predictions, for the value 'factors' int [S] of their truths.
+
+    Every code [L, D] is a discrete latent; `active` is how many of them change. Protocol `disentanglement` feeds it.
+    NaN as `infomec` says, and for fewer than two pictures.
+    """
+
+    class Config(PartConfig):
+        rule: Rule = Field("qlae", description="which latents count, see `active_latents`")
+
+    TESTING: ClassVar = {"needs": "codes and the factors behind the pictures"}
+    columns: ClassVar = ("oracle",)
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.reset()
+
+    def reset(self) -> None:
+        self._latents: list[np.ndarray] = []
+        self._factors: list[np.ndarray] = []
+
+    def update(self, predictions: Sequence[Prediction], truths: Sequence[Prediction]) -> None:
+        for prediction, truth in zip(predictions, truths, strict=True):
+            if prediction.codes is None:
+                raise CynosureError("infomec measures codes: give it predictions that carry them.")
+            self._latents.append(prediction.codes.ravel())
+            self._factors.append(truth.values["factors"])
+
+    def compute(self) -> dict[str, torch.Tensor]:
+        everyone = gathered((self._factors, self._latents))
+        factors, latents = ([row for each in everyone for row in each[part]] for part in (0, 1))
+        names = ("infom", "infoe", "infoc", "active")
+        if len(factors) < 2:
+            return {name: torch.tensor(torch.nan) for name in names}
+        found = infomec(np.stack(factors), np.stack(latents), discrete=True, rule=self.config.rule)
+        values = (found.modularity, found.explicitness, found.compactness, float(found.active.sum()))
+        return {name: torch.tensor(value) for name, value in zip(names, values, strict=True)}
+
+
+@hookimpl
+def cynosure_register(register: Any) -> None:
+    register.metric("infomec", InfoMECMetric)

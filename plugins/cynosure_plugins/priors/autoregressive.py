@@ -121,7 +121,7 @@ class Autoregressive(Prior):
             logits = guide(self.head(self.norm(x[:, 0])), settings.guidance)
             if self.outside is not None:
                 logits = logits.masked_fill(self.outside[i], -torch.inf)
-            token = draw(logits, settings, uniforms[:, i])
+            token = draw(logits, settings, uniforms[:, i], i % self.spec.depth)
             tokens[:, i] = token if known is None else torch.where(known[:, i] >= 0, known[:, i] + self.first, token)
             x = self.embedding(tokens[:, i : i + 1]).repeat(rows // B, 1, 1)
 

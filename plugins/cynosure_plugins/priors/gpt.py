@@ -115,7 +115,7 @@ class GPT(Prior):
             logits = guide(self._run(x, prefix, caches)[:, -1], settings.guidance)
             if self.outside is not None:
                 logits = logits.masked_fill(self.outside[i], -torch.inf)
-            token = draw(logits, settings, uniforms[:, i])
+            token = draw(logits, settings, uniforms[:, i], i % self.spec.depth)
             tokens[:, i] = token if known is None else torch.where(known[:, i] >= 0, known[:, i], token)
             x = self._embed(tokens[:, i : i + 1], i).repeat(rows // batch, 1, 1)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any, final
 
@@ -13,15 +14,16 @@ from torch.nn import functional as F
 from cynosure import hookimpl
 from cynosure.core.blocks import Block
 from cynosure.core.contracts import Encoder, PartConfig, Prior
-from cynosure.core.decoding import draw, outside, row_uniforms
+from cynosure.core.decoding import draw_all, outside, row_uniforms
 from cynosure.core.guidance import copies, guide
 from cynosure.core.records import Codes, SampleSettings, Shapes
 from cynosure.errors import CynosureError
 from cynosure_plugins.encoders.label import read_labels
 from cynosure_plugins.priors.masking import MASK, SCHEDULE, gumbel, masked_cross_entropy, random_mask, remask
-from cynosure_plugins.priors.prefix import Prefix, initialize
+from cynosure_plugins.priors.prefix import INITIAL_STD, Prefix, initialize
 
 NORM_EPS = 1e-12
+PUBLISHED_DIM = 768
 
 
 @final
@@ -32,8 +34,14 @@ class Masked(Prior):
     class of the table, or what an encoder says, is the prefix of the sequence. Codes of depth D > 1 are L*D codes of
     it; every code keeps to its own K, and one that cannot be anything but 0 is never masked.
 
+    Weights begin at the published scale 0.02 at width 768 and in proportion to width^-1/2, since narrow models that
+    begin at 0.02, or learn at less than 2e-3, long know only which codes a picture has, and not where. Noise on
+    confidence is in proportion to log K, because the published 4.5 leaves the order of few codes to chance.
+
     Raises ValueError for options that contradict each other.
     """
+
+    takes_steps = True
 
     class Config(PartConfig):
         dim: int = Field(768, ge=1, description="width of the transformer")
@@ -42,14 +50,19 @@ class Masked(Prior):
         mlp_dim: int = Field(3072, ge=1)
         dropout: float = Field(0.1, ge=0, lt=1, description="of embeddings, attention and what blocks add")
         classes: int = Field(0, ge=0, description="input labels that have a vector of their own; 0 reads no label")
-        label_smoothing: float = Field(0.1, ge=0, lt=1)
+        label_smoothing: float = Field(
+            0.0, ge=0, lt=1, description="published: 0.1, which at a small K is that often a wrong code"
+        )
         schedule: str = Field(
             "cosine", pattern=SCHEDULE, description="masked share by progress: uniform, cosine, log, exp, or pow2.5"
         )
         steps: int = Field(8, ge=1, description="rounds of decoding where sampling does not say")
         edit_start: int = Field(2, ge=0, description="rounds that are left out where some codes are given")
-        choice_temperature: float = Field(
-            4.5, ge=0, description="Gumbel noise on how sure the first round is; it fades to 0 in the last"
+        choice_temperature: float | None = Field(
+            None,
+            ge=0,
+            description="Gumbel noise on how sure the first round is, fading to 0 in the last; published: 4.5 for 1024"
+            " codes, null: that in proportion to log K",
         )
         task_tokens: bool = Field(
             True, description="a learnt vector a task begins the prefix; published models know one task each"
@@ -81,7 +94,9 @@ class Masked(Prior):
         self.dense = nn.Linear(dim, dim)
         self.head_norm = nn.LayerNorm(dim, eps=NORM_EPS)
         self.bias = nn.Parameter(torch.zeros(self.table.num_embeddings))
-        initialize(self, truncate=2)
+        initialize(self, truncate=2, std=INITIAL_STD * math.sqrt(PUBLISHED_DIM / dim))
+        noise = config.choice_temperature
+        self.choice_temperature = 4.5 * math.log(self.spec.vocab_size, 1024) if noise is None else noise
         self.encoder = encoder
         self.outside: torch.Tensor | None
         self.register_buffer("outside", outside(self.spec, self.table.num_embeddings), persistent=False)
@@ -125,9 +140,9 @@ class Masked(Prior):
         initial, answer = (ids == MASK).sum(1), ids
         for step in range(start, steps):
             logits = self._guided(prefix, ids, settings.guidance)
-            drawn = draw(logits.flatten(0, 1), settings, uniforms[:, step, 0].flatten()).view(batch, total)
+            drawn = draw_all(logits, settings, uniforms[:, step, 0], self.spec.depth)
             done = (step + 1) / steps
-            spread = self.config.choice_temperature * (1 - done) if settings.temperature > 0 else 0.0
+            spread = self.choice_temperature * (1 - done) if settings.temperature > 0 else 0.0
             noise = spread * gumbel(uniforms[:, step, 1])
             answer, ids = remask(logits, ids, drawn, noise, initial, done, self.config.schedule)
         return Codes(answer.view(-1, self.spec.length, self.spec.depth), self.spec)

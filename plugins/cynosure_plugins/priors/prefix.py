@@ -43,15 +43,15 @@ class Prefix(nn.Module):
         return torch.cat([part.to(parts[-1].dtype) for part in parts], 1)
 
 
-def initialize(module: nn.Module, truncate: float | None = None) -> None:
-    """Weights of all linear layers and embeddings N(0, 0.02), cut at `truncate` sigmas; biases 0."""
+def initialize(module: nn.Module, truncate: float | None = None, std: float = INITIAL_STD) -> None:
+    """Weights of all linear layers and embeddings N(0, std), cut at `truncate` sigmas; biases 0."""
     for layer in module.modules():
         if isinstance(layer, (nn.Linear, nn.Embedding)):
             weight = layer.weight.data
             if truncate is None:
-                weight.normal_(std=INITIAL_STD)
+                weight.normal_(std=std)
             else:  # torch's own draws until all fit, which never ends in a dry run
                 edge = math.erf(truncate / math.sqrt(2))
-                weight.uniform_(-edge, edge).erfinv_().mul_(INITIAL_STD * math.sqrt(2))
+                weight.uniform_(-edge, edge).erfinv_().mul_(std * math.sqrt(2))
         if isinstance(layer, nn.Linear) and layer.bias is not None:
             nn.init.zeros_(layer.bias)

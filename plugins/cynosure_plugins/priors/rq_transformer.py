@@ -29,7 +29,8 @@ class RQTransformer(Prior):
     The body reads the context, then for every position the sum of its code vectors; what it says of the next position
     goes to the head, which reads the sum of the codes so far and predicts the next depth. A position vector is that of
     the position read, so the last one is never used. No norm follows the body, and one precedes the classifier. The
-    published models are `task_tokens: false` with encoder `label` or a text encoder of the same width.
+    published models are `task_tokens: false` with encoder `label`, or `text` with depth 0 and `text_loss`, for which
+    the body predicts the text, too.
 
     Raises ValueError for options that contradict each other or the codes.
     """
@@ -55,6 +56,12 @@ class RQTransformer(Prior):
             " published: 0.5",
         )
         stochastic: bool = Field(True, description="with soft_temperature, codes are drawn too, not the nearest")
+        text_loss: float = Field(
+            0.0,
+            ge=0,
+            description="weight of predicting each token of the text from those before it, where codes have 1; for"
+            " encoder text with depth 0; published: 1/9",
+        )
         task_tokens: bool = Field(
             True, description="a learnt vector a task begins the context; the published models know one task each"
         )
@@ -66,7 +73,7 @@ class RQTransformer(Prior):
         super().__init__()
         if shapes.spec is None:
             raise CynosureError("prior rq_transformer needs a tokenizer: give the recipe model.tokenizer, or no prior.")
-        _check(config, shapes.spec, conditional=encoder is not None)
+        _check(config, shapes.spec, encoder)
         self.config, self.spec, self.encoder = config, shapes.spec, encoder
         if config.soft_temperature is not None:
             self.soft_targets = SoftTargets(config.soft_temperature, config.stochastic)
@@ -88,6 +95,10 @@ class RQTransformer(Prior):
         self.norm = nn.LayerNorm(dim, eps=NORM_EPS)
         classifiers = D if config.classifiers == "separate" else 1
         self.classifiers = nn.ModuleList(zero_initialized(nn.Linear(dim, K)) for _ in range(classifiers))
+        self.text_head: nn.Sequential | None = None
+        if config.text_loss and encoder is not None and encoder.vocab_size is not None:
+            classify = zero_initialized(nn.Linear(dim, encoder.vocab_size))
+            self.text_head = nn.Sequential(nn.LayerNorm(dim, eps=NORM_EPS), classify)
         absent = outside(self.spec)
         self.outside: torch.Tensor | None
         self.register_buffer(
@@ -102,29 +113,51 @@ class RQTransformer(Prior):
             self._tokenizer = [tokenizer]
 
     def loss(self, inputs: Mapping[str, Any], codes: Codes, task: str) -> dict[str, torch.Tensor]:
-        """`nll`, against the probabilities of the codes where they come with some."""
-        logits = self._logits(inputs, codes.ids, task).flatten(0, 2).float()
+        """`nll`, against the probabilities of the codes where they come with some; `text`, with its weight."""
+        read, vectors = self._read(inputs, codes.ids, task)
+        losses = {"nll": self._nll(self._predict(read, vectors), codes)}
+        if self.text_head is not None and self.encoder is not None:
+            tokens = self.encoder.tokens(inputs, task)
+            logits = self.text_logits(read, tokens.shape[1]).flatten(0, 1).float()
+            losses["text"] = self.config.text_loss * F.cross_entropy(logits, tokens[:, 1:].flatten())
+        return losses
+
+    def _nll(self, logits: torch.Tensor, codes: Codes) -> torch.Tensor:
+        logits = logits.flatten(0, 2).float()
         if codes.probabilities is not None:
-            return {"nll": F.cross_entropy(logits, codes.probabilities.flatten(0, 2))}
+            return F.cross_entropy(logits, codes.probabilities.flatten(0, 2))
         total = F.cross_entropy(logits, codes.ids.flatten(), reduction="sum")
-        return {"nll": total / (len(codes.ids) * int((self.spec.limits() > 1).sum()))}
+        return total / (len(codes.ids) * int((self.spec.limits() > 1).sum()))
 
     def logits(self, inputs: Mapping[str, Any], tokens: torch.Tensor, task: str) -> torch.Tensor:
         """Teacher-forced logits [B, L*D, K] of codes [B, L*D], depth first."""
-        return self._logits(inputs, tokens.unflatten(1, (self.spec.length, self.spec.depth)), task).flatten(1, 2)
+        ids = tokens.unflatten(1, (self.spec.length, self.spec.depth))
+        return self._predict(*self._read(inputs, ids, task)).flatten(1, 2)
 
-    def _logits(self, inputs: Mapping[str, Any], ids: torch.Tensor, task: str) -> torch.Tensor:
-        """Ids [B, L, D] -> logits [B, L, D, K]."""
-        B, L, D = ids.shape
+    def text_logits(self, read: torch.Tensor, tokens: int) -> torch.Tensor:
+        """Logits [B, N - 1, V] of all `tokens` N of the text but the first, from what `_read` says."""
+        assert self.text_head is not None
+        length = self.spec.length
+        return self.text_head(read[:, -length - tokens + 1 : -length])
+
+    def _read(self, inputs: Mapping[str, Any], ids: torch.Tensor, task: str) -> tuple[torch.Tensor, torch.Tensor]:
+        """Ids [B, L, D] -> what the body says [B, P - 1 + L, d] after a context of P vectors, and code vectors
+        [B, L, D, e]."""
+        D = ids.shape[2]
         table, stride = self._codewords()
         vectors = F.embedding(ids + stride * torch.arange(D, device=ids.device), table)
-        prefix = self._prefix(inputs, B, task)
+        prefix = self._prefix(inputs, len(ids), task)
         read = _project(self.body_input, vectors[:, :-1].sum(2), times=D) + self.positions[:, :-1]
         x = torch.cat([prefix, read.to(prefix.dtype)], 1)
         for block in self.body:
             x = block(x, causal=True)
+        return x, vectors
+
+    def _predict(self, read: torch.Tensor, vectors: torch.Tensor) -> torch.Tensor:
+        """What `_read` returns -> logits [B, L, D, K]."""
+        B, L = vectors.shape[:2]
         before = (vectors.cumsum(2) if self.config.cumulative else vectors)[:, :, :-1]
-        x = torch.cat([x[:, -L:, None], _project(self.head_input, before).to(x.dtype)], 2) + self.depths
+        x = torch.cat([read[:, -L:, None], _project(self.head_input, before).to(read.dtype)], 2) + self.depths
         x = x.flatten(0, 1)
         for block in self.head:
             x = block(x, causal=True)
@@ -237,11 +270,14 @@ def _project(layer: nn.Linear | None, x: torch.Tensor, times: int = 1) -> torch.
     return x if layer is None else F.linear(x, layer.weight, times * layer.bias)
 
 
-def _check(config: RQTransformer.Config, spec: CodeSpec, conditional: bool) -> None:
+def _check(config: RQTransformer.Config, spec: CodeSpec, encoder: Encoder | None) -> None:
     """Raises ValueError with every reason why this prior cannot be."""
+    spelled = encoder is not None and encoder.vocab_size is not None
     reasons = {
-        "without encoder and task_tokens nothing comes first; set task_tokens: true": not conditional
+        "without encoder and task_tokens nothing comes first; set task_tokens: true": encoder is None
         and not config.task_tokens,
+        "text_loss needs an encoder that reads tokens one by one: take text with depth 0": config.text_loss > 0
+        and not spelled,
         "soft_temperature needs one vocabulary for all codes; set it to null": config.soft_temperature is not None
         and outside(spec) is not None,
     }

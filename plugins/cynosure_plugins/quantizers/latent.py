@@ -13,6 +13,7 @@ from cynosure.core.contracts import PartConfig, Quantizer
 from cynosure.core.records import Quantized, Segment
 from cynosure_plugins.quantizers.codebook import Watch, block_rows, count_by_code, require_width
 from cynosure_plugins.quantizers.gradients import straight_through
+from cynosure_plugins.quantizers.tripod import multi_information, spread
 
 Sizes = tuple[Annotated[int, Field(ge=2, le=1024)], ...]
 REACH = 0.5
@@ -25,8 +26,9 @@ class LatentQuantizer(Quantizer):
 
     QLAE (Hsu et al. 2023, "Disentanglement via latent quantization"): the values are parameters that the
     quantisation loss pulls to the numbers, and the commitment loss pulls the numbers to their values. With
-    `codebook: tanh` Tripod (Hsu et al. 2024): tanh of the number, rounded half to even to one of K_j
-    evenly spaced values in [-1, 1], no losses. An id is the place of the value, int64 throughout.
+    `codebook: tanh` Tripod (Hsu et al. 2024): tanh of the number, rounded half to even to one of K_j evenly spaced
+    values in [-1, 1], no losses but, if asked for, the penalty on latents that depend on each other; the one on the
+    decoder is base qlae's `curvature`. An id is the place of the value, int64 throughout.
 
     Ids are [B, N, d], d codes a position; with `spread` they are [B, d·N, 1], one segment of N positions a dimension.
     """
@@ -49,11 +51,19 @@ class LatentQuantizer(Quantizer):
         )
         quantization: float = Field(0.01, gt=0, description="weight of the pull of learned values to the numbers")
         commitment: float = Field(0.01, ge=0, description="weight of the pull of numbers to their values; not for tanh")
+        multi_information: float = Field(
+            0.0,
+            ge=0,
+            description="weight of Tripod's penalty on latents of a batch that depend on each other, tanh only: 1e-10"
+            " to 1e-4 by data set",
+        )
 
         @model_validator(mode="after")
         def _equal(self) -> Any:
             if self.shared and len(set(self.sizes)) > 1:
                 raise ValueError(f"shared needs equal sizes, not {', '.join(map(str, self.sizes))}")
+            if self.multi_information and self.codebook != "tanh":
+                raise ValueError(f"multi_information needs bounded latents: codebook tanh, not {self.codebook}")
             return self
 
     values: torch.Tensor
@@ -114,7 +124,11 @@ class LatentQuantizer(Quantizer):
             usage = count_by_code(ids.flatten(), self.vocab_size)
             if self.config.spread:
                 ids = ids.transpose(1, 2).reshape(len(ids), -1, 1)
-            return Quantized(straight_through(bounded, chosen), ids, self._losses(bounded, chosen), usage)
+            vectors = straight_through(bounded, chosen)
+            losses = self._losses(bounded, chosen)
+            if self.config.multi_information:
+                losses["multi_information"] = self.config.multi_information * _dependence(bounded, vectors)
+            return Quantized(vectors, ids, losses, usage)
 
     @torch.no_grad()
     def _nearest(self, vectors: torch.Tensor) -> torch.Tensor:
@@ -143,6 +157,11 @@ class LatentQuantizer(Quantizer):
     def learn(self) -> None:
         """Values learn by gradient; raises TrainingError when the vectors of the step were not finite."""
         self._watch.end_step()
+
+
+def _dependence(bounded: torch.Tensor, vectors: torch.Tensor) -> torch.Tensor:
+    """Multi-information of all latents of a picture, over the batch, in nats; both are [B, N, d]."""
+    return multi_information(vectors.flatten(1), spread(bounded.flatten(1))).mean()
 
 
 @hookimpl

@@ -1,6 +1,7 @@
 """The regularisers of Tripod (Hsu et al. 2024, "Tripod: three complementary inductive biases", released code).
 
-Pure functions beside the quantizer `latent` with `codebook: tanh`. Shapes: B batch, d latents, k directions.
+What `multi_information` of quantizer `latent` and `curvature` of base `qlae` weigh. Shapes: B batch, d latents, k
+directions.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from collections.abc import Callable, Mapping
 import torch
 
 Decoder = Callable[[torch.Tensor], Mapping[str, torch.Tensor]]
-"""Latents [k, d] -> activations [k, ...] by the name of the layer."""
+"""Latents [n, d] -> activations [n, ...] by the name of the layer."""
 SMALLEST_SPREAD = 1e-6
 SMALLEST_CURVATURE = 1e-10
 
@@ -39,16 +40,18 @@ def multi_information(latents: torch.Tensor, std: torch.Tensor) -> torch.Tensor:
 def curvature(
     decoder: Decoder, latents: torch.Tensor, directions: torch.Tensor, std: torch.Tensor, eps: float = 0.1
 ) -> dict[str, torch.Tensor]:
-    """Scalar by layer: how much a second difference of the decoder depends on its direction (Hessian penalty).
+    """[B] by layer: how much a second difference of the decoder depends on its direction (Hessian penalty).
 
-    At `latents` [d] the second differences along `directions` [k, d], in steps of `eps` times `std` [d]; their variance
-    over the k directions, averaged over a layer's activations. With Rademacher directions its expectation grows with
-    the squared off-diagonal elements of the Hessian alone (Peebles et al. 2020, "The Hessian penalty").
+    At `latents` [B, d] the second differences along `directions` [B, k, d], in steps of `eps` times `std` [d]; their
+    variance over the k directions, averaged over a layer's activations. With Rademacher directions its expectation
+    grows with the squared off-diagonal elements of the Hessian alone (Peebles et al. 2020, "The Hessian penalty").
     """
+    B, k, _ = directions.shape
     steps = eps * directions * std
-    ahead, here, behind = decoder(latents + steps), decoder(latents[None]), decoder(latents - steps)
-    seconds = {name: (ahead[name] - 2 * here[name] + behind[name]) / eps**2 for name in here}
-    return {name: second.var(dim=0, correction=0).mean() for name, second in seconds.items()}
+    at = torch.cat([latents[:, None] - steps, latents[:, None] + steps, latents[:, None]], dim=1)
+    layers = {name: found.float().unflatten(0, (B, -1)) for name, found in decoder(at.flatten(0, 1)).items()}
+    seconds = {name: (x[:, :k] + x[:, k : 2 * k] - 2 * x[:, 2 * k :]) / eps**2 for name, x in layers.items()}
+    return {name: second.var(dim=1, correction=0).flatten(1).mean(1) for name, second in seconds.items()}
 
 
 def normalized_curvature(
@@ -61,7 +64,7 @@ def normalized_curvature(
 ) -> dict[str, torch.Tensor]:
     """`curvature` along Rademacher directions over that along Gaussian ones, which sees the diagonal too.
 
-    The quotient cannot be lowered by making the decoder flat. Both directions are [k, d]; scalar by layer.
+    The quotient cannot be lowered by making the decoder flat. Both directions are [B, k, d]; [B] by layer.
     """
     across = curvature(decoder, latents, rademacher, std, eps)
     every = curvature(decoder, latents, normal, std, eps)

@@ -36,7 +36,7 @@ class VectorQuantizer(Codebook, Quantizer):
 
     The published tokenizers, beside UViM (the defaults): VQGAN as released is `update: gradient, normalize: false,
     min_count: 0, commitment: 0.25, legacy_beta: true`; MaskGIT the same without the last and with `entropy: 0.1`;
-    ViT-VQGAN and LlamaGen add `code_dim: 8, normalize: true, normalize_inputs: true`.
+    ViT-VQGAN and LlamaGen add `normalize: true, normalize_inputs: true` and `code_dim: 32` and 8.
     """
 
     class Config(CodebookConfig):

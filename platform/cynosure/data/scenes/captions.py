@@ -1,22 +1,47 @@
-"""What a scene shows, in words: true captions with attributes and relations, and the list of objects behind them."""
+"""What a scene shows, in words: true captions with attributes and relations, the list of objects behind them, and the
+way back from a caption to what it says."""
 
+import re
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from cynosure.data.scenes.draws import Draws
 from cynosure.data.scenes.layout import COLORS, GROUNDS, MATERIALS, MATTE, SHAPES, SKIES, Layout
+from cynosure.errors import DataError
 
+RELATIONS = ("left of", "right of", "in front of", "behind")
+SIZES = ("small", "large")
 _CAPTION_STREAM = 3
 _COLOR_NAMES = tuple(COLORS)
 _SKY_PHRASES = {"blue": "under a blue sky", "hazy": "under a hazy sky", "sunset": "at sunset", "dusk": "at dusk"}
 _GROUND_PHRASES = {kind: f"on {kind} ground" for kind in GROUNDS}
 _BESIDE = 0.15
 """Objects whose centres are this share of the image width apart are left and right of each other."""
+_EMPTY = "an empty scene"
+
+
+@dataclass(frozen=True)
+class NamedObject:
+    """An object as a caption names it; None where the caption does not say."""
+
+    shape: str
+    color: str
+    size: str | None = None
+    material: str | None = None
+
+
+@dataclass(frozen=True)
+class Described:
+    """What a caption says: no object, one, or two with how the first stands to the second (one of `RELATIONS`)."""
+
+    objects: tuple[NamedObject, ...]
+    relation: str | None = None
 
 
 def size_word(large: bool) -> str:
-    return "large" if large else "small"
+    return SIZES[bool(large)]
 
 
 def list_objects(layout: Layout, number: np.ndarray, area: np.ndarray) -> list[list[dict[str, Any]]]:
@@ -77,7 +102,7 @@ def describe(seed: int, indices: np.ndarray, layout: Layout, number: np.ndarray,
     for scene in range(layout.batch):
         slots = np.flatnonzero(number[scene]).tolist()
         if not slots:
-            text = "an empty scene"
+            text = _EMPTY
         else:
             one = slots.pop(int(first[scene] * len(slots)) % len(slots))
             text = name(scene, one, 0)
@@ -90,3 +115,41 @@ def describe(seed: int, indices: np.ndarray, layout: Layout, number: np.ndarray,
             text += f" {_GROUND_PHRASES[GROUNDS[layout.ground_kind[scene]]]}"
         captions.append(text)
     return captions
+
+
+def parse_caption(caption: str) -> Described:
+    """What a sentence of the grammar of `describe` says of objects; adjectives may stand in any order.
+
+    Raises:
+        DataError: the sentence is not of that grammar, so what it asks for cannot be checked.
+    """
+    text = " ".join(caption.lower().rstrip(". ").split())
+    for phrase in (*_SKY_PHRASES.values(), *_GROUND_PHRASES.values()):
+        text = text.removesuffix(f" {phrase}")
+    if text == _EMPTY:
+        return Described(())
+    first, *rest = re.split(f" ({'|'.join(RELATIONS)}) ", text)
+    names = [_parse_name(words, caption) for words in (first, *rest[1::2])]
+    if len(names) > 2:
+        raise _not_of_grammar(caption, "it names more than two objects")
+    return Described(tuple(names), rest[0] if rest else None)
+
+
+def _parse_name(text: str, caption: str) -> NamedObject:
+    words = re.sub("^(a|an|the) ", "", text).split()
+    said: dict[str, str] = {}
+    kinds = {"shape": SHAPES, "color": _COLOR_NAMES, "size": SIZES, "material": MATERIALS}
+    for word in words:
+        kind = next((kind for kind, known in kinds.items() if word in known), None)
+        if kind is None or kind in said:
+            raise _not_of_grammar(caption, f"'{word}' is no shape, color, size or material, or one too many")
+        said[kind] = word
+    if not said.keys() >= {"shape", "color"} or words[-1] != said["shape"]:
+        raise _not_of_grammar(caption, f"'{text}' does not name an object by color and shape")
+    return NamedObject(**said)
+
+
+def _not_of_grammar(caption: str, why: str) -> DataError:
+    return DataError(
+        f"the caption '{caption}' cannot be checked: {why}; write it like 'a red sphere left of a small blue box'"
+    )

@@ -130,6 +130,15 @@ def image_size(size: int | Sequence[int]) -> tuple[int, int]:
     return height, width
 
 
+def render_layout(layout: Layout, size: int | Sequence[int]) -> np.ndarray:
+    """Pictures uint8[B, H, W, 3] of the scenes of a layout, at `size` pixels: a side, or (height, width).
+
+    Raises:
+        DataError: a side is shorter than 16 pixels.
+    """
+    return _trace(layout, *image_size(size))[2]
+
+
 def render_scenes(seed: int, indices: np.ndarray, size: int | Sequence[int]) -> dict[str, Any]:
     """The scenes `indices` (int[B], one or more, not negative) of `seed`, at `size` pixels: a side, or (height, width).
 

@@ -1,0 +1,1 @@
+"""Built-in criteria: losses of stage `codes` that need a network of their own."""

@@ -1,0 +1,225 @@
+"""VQGAN's released checkpoints: tokenizer and decoder, alone or with the transformer trained on their codes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, final
+
+import torch
+import yaml
+
+from cynosure import hookimpl
+from cynosure.core.contracts import Importer, PartConfig
+from cynosure.core.records import Imported
+from cynosure.errors import CheckpointError
+from cynosure_plugins.convnets.vqgan import VQGANConfig
+from cynosure_plugins.importers import gpt_names, vqgan_names
+from cynosure_plugins.importers.archive import Archive, Part, Table, random_arrays
+from cynosure_plugins.importers.configs import Settings, read_files
+from cynosure_plugins.importers.npz import guess
+from cynosure_plugins.importers.recipes import TASK, joined, prior_of
+from cynosure_plugins.importers.torch_file import TorchFile
+from cynosure_plugins.importers.vqgan_sizes import image_side, read_config, recipe
+
+WHAT, TRANSFORMER = "VQGAN", "transformer of VQGAN"
+UNUSED = r"loss\.|model_ema\.|colorize$|quantize\.embedding\.embed_avg$"
+"""Discriminator and LPIPS, averages of latent diffusion's training, colours of label maps, averages of vectors."""
+DECAY = 0.99
+LOSS = {"l1": 1.0, "l2": 0.0}
+IMAGENET = 1000
+SAMPLING = {True: {"temperature": 1.0, "top_k": 600, "top_p": 0.92}, False: {"temperature": 1.0, "top_k": 250}}
+"""How the published samples were drawn, with classes and without."""
+
+
+@final
+class VQGAN(Importer):
+    """Lightning `.ckpt` files of taming-transformers (Esser et al. 2021) and their project `.yaml`.
+
+    VQModel and GumbelVQ of any sizes, latent diffusion's too, need no yaml, which tells the resolution (else 256). A
+    Net2NetTransformer that is unconditional or conditioned on classes needs it: heads are in no array.
+    """
+
+    class Config(PartConfig):
+        pass
+
+    TESTING: ClassVar = {"files": lambda folder: _write_tiny(folder)}
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+
+    def read(self, files: Sequence[Path]) -> Imported:
+        checkpoints, configurations = read_files(files)
+        if len(checkpoints) > 1 or len(configurations) > 1:
+            raise CheckpointError("give one checkpoint, which holds everything, and at most one configuration.")
+        checkpoint, settings = checkpoints[0], next(iter(configurations), None)
+        if "transformer.tok_emb.weight" in checkpoint.shapes:
+            return _with_transformer(checkpoint, settings)
+        return _tokenizer(checkpoint, Part(checkpoint, but=UNUSED), settings, "model.params").imported()
+
+
+class _FirstStage:
+    """A tokenizer and what was read of it."""
+
+    def __init__(
+        self, archive: Archive, config: VQGANConfig, side: int, quantizer: dict[str, Any], book: Table
+    ) -> None:
+        self.archive, self.config, self.quantizer, self.side = archive, config, quantizer, side
+        self.table = {
+            **vqgan_names.tokenizer(TASK, config, quantizer["dim"]),
+            **vqgan_names.base(TASK, config, quantizer["dim"]),
+            **book,
+        }
+        self.problems = archive.problems(self.table, WHAT)
+        self.notes: list[str] = []
+
+    def imported(self) -> Imported:
+        if self.problems:
+            raise CheckpointError("\n".join(self.problems))
+        fields = recipe(self.config, self.side, self.quantizer, LOSS)
+        return Imported(fields, self.archive.tensors(self.table), tuple(self.notes))
+
+
+def _tokenizer(checkpoint: TorchFile, archive: Archive, settings: Settings | None, key: str) -> _FirstStage:
+    """The first stage that the arrays of `archive` are; settings under `key` describe it."""
+    quantizer, book = _quantizer(archive, settings, key)
+    config = read_config(archive, WHAT)
+    stage = _FirstStage(archive, config, image_side(config, settings, f"{key}.ddconfig"), quantizer, book)
+    if any(name.startswith("loss.") for name in checkpoint.shapes):
+        stage.notes.append("Left out: the discriminator and the perceptual loss (loss.*), which only training needs.")
+    if any(name.startswith("model_ema.") for name in checkpoint.shapes):
+        stage.notes.append("Left out: averaged weights (model_ema.*); the model has those of the last step.")
+    if settings is None:
+        stage.notes.append(f"Without the project yaml pictures are taken to be {stage.side} x {stage.side} pixels.")
+    return stage
+
+
+def _quantizer(archive: Archive, settings: Settings | None, key: str) -> tuple[dict[str, Any], Table]:
+    """The recipe of the quantizer and its tensors."""
+    if "quantize.used" in archive.shapes:
+        archive.refuse(["its codes are renumbered (remap, quantize.used), which no quantizer here does"], WHAT)
+    if (gumbel := archive.shapes.get("quantize.embed.weight", ())) and len(gumbel) == 2:
+        kl = settings.get(f"{key}.kl_weight", 1e-8) if settings else 1e-8
+        options = {"name": "gumbel", "vocab_size": gumbel[0], "dim": gumbel[1], "kl": kl}
+        return options, vqgan_names.gumbel_quantizer(*gumbel)
+    shape = archive.shapes.get("quantize.embedding.weight", ())
+    if len(shape) != 2:
+        raise CheckpointError(f"{archive.path} is no {WHAT}: {guess(list(archive.shapes))}.")
+    options = {"name": "vq", "vocab_size": shape[0], "dim": shape[1], "normalize": False, "min_count": 0}
+    options["commitment"] = 0.25
+    if "quantize.embedding.cluster_size" in archive.shapes:
+        book = vqgan_names.moving_average_quantizer(*shape, DECAY)
+        return options | {"update": "ema", "decay": DECAY}, book
+    return options | {"update": "gradient", "legacy_beta": True}, vqgan_names.vector_quantizer(*shape)
+
+
+def _with_transformer(checkpoint: TorchFile, settings: Settings | None) -> Imported:
+    if settings is None:
+        raise CheckpointError(
+            f"{checkpoint.path} has a transformer, and no array tells its number of heads: give the project .yaml too."
+        )
+    params = "model.params"
+    first = _tokenizer(
+        checkpoint, Part(checkpoint, "first_stage_model.", but=UNUSED), settings, f"{params}.first_stage_config.params"
+    )
+    archive = Part(checkpoint, "transformer.", but=r"blocks\.\d+\.attn\.mask$")
+    archive.require(["tok_emb.weight", "pos_emb", "blocks.0.mlp.0.weight"], TRANSFORMER)
+    (V, d), (_, T, _) = archive.shapes["tok_emb.weight"], archive.shapes["pos_emb"]
+    hidden, depth = archive.shapes["blocks.0.mlp.0.weight"][0], archive.count("blocks.")
+    K, L = first.quantizer["vocab_size"], (first.side // first.config.factor) ** 2
+    heads = settings.number(f"{params}.transformer_config.params.n_head")
+    problems = list(_unlike_ours(settings, V, d, T, K, L, heads))
+    classes, start = _classes(settings, V), settings.get(f"{params}.sos_token", 0)
+    archive.refuse(problems, TRANSFORMER)
+    table = gpt_names.gpt(depth, d, hidden, K, V, T, L, classes, start)
+    first.problems += archive.problems(table, TRANSFORMER)
+    dropout = settings.get(f"{params}.transformer_config.params.resid_pdrop", 0.0)
+    prior = {
+        **{"name": "gpt", "dim": d, "depth": depth, "heads": heads, "mlp_dim": hidden, "dropout": dropout},
+        **{"keep": settings.get(f"{params}.pkeep", 1.0), "task_tokens": not classes},
+    }
+    if classes:
+        prior["encoder"] = {"name": "label", "classes": classes, "dim": d}
+    fields = prior_of(prior, bool(classes), SAMPLING[bool(classes)])
+    notes = tuple(_notes(V, K, classes))
+    return joined(first.imported(), Imported(fields, archive.tensors(table), notes))
+
+
+def _unlike_ours(settings: Settings, V: int, d: int, T: int, K: int, L: int, heads: int) -> Iterator[str]:
+    """What keeps a transformer from being prior gpt."""
+    params = "model.params"
+    condition = settings.get(f"{params}.cond_stage_key", "depth")
+    if not (_unconditional(settings) or condition == "class_label"):
+        stage = settings.named(f"{params}.cond_stage_config.target") or settings.get(f"{params}.cond_stage_config")
+        yield (
+            f"it is conditioned on '{condition}' ({stage}), and prior gpt is on classes or on nothing; convert the"
+            " first stage's own checkpoint for its tokenizer"
+        )
+    permuter = settings.named(f"{params}.permuter_config.target") or "Identity"
+    if permuter != "Identity":
+        yield f"it writes codes in the order {permuter}, prior gpt row by row"
+    if settings.get(f"{params}.transformer_config.params.n_unmasked", 0) > 1:
+        yield "its first tokens see each other (n_unmasked), and there is only one before the codes"
+    if V < K:
+        yield f"it knows {V} tokens, and the tokenizer writes {K} codes"
+    if T < L:
+        yield f"it reads {T} tokens, and a picture has {L}"
+    if d % heads:
+        yield f"width {d} does not divide into {heads} heads"
+
+
+def _unconditional(settings: Settings) -> bool:
+    return bool(
+        settings.get("model.params.unconditional")
+        or settings.get("model.params.cond_stage_config") == "__is_unconditional__"
+    )
+
+
+def _classes(settings: Settings, tokens: int) -> int:
+    """How many classes there are, 0 for an unconditional model; at most all tokens, in whose table classes are."""
+    if _unconditional(settings):
+        return 0
+    told = settings.get("model.params.cond_stage_config.params.n_classes")
+    if isinstance(told, int):
+        return min(told, tokens)
+    return min(IMAGENET, tokens) if "imagenet" in str(settings.get("data", "")).lower() else tokens
+
+
+def _notes(V: int, K: int, classes: int) -> Iterator[str]:
+    if V > K:
+        yield f"The transformer knows {V} tokens; those beyond the {K} codes are left out."
+    if classes == V:
+        yield f"Nothing says how many classes there are: labels 0 to {classes - 1} are taken, all of the table."
+
+
+def _write_tiny(folder: Path) -> list[Path]:
+    """A tiny class-conditional model with random values."""
+    config = VQGANConfig(channels=32, multipliers=(1, 1), blocks=1, attention=(1,), z_channels=8)
+    first = vqgan_names.tokenizer(TASK, config, 4) | vqgan_names.base(TASK, config, 4)
+    first |= vqgan_names.vector_quantizer(6, 4)
+    second = gpt_names.gpt(depth=1, d=8, hidden=32, K=6, V=6, T=16, L=16, classes=6, start=0)
+    arrays = {f"first_stage_model.{name}": array for name, array in random_arrays(first).items()}
+    arrays |= {f"transformer.{name}": array for name, array in random_arrays(second).items()}
+    return write_files(folder, arrays, _tiny_settings())
+
+
+def _tiny_settings() -> dict[str, Any]:
+    ddconfig = {"resolution": 8, "ch": 32, "ch_mult": [1, 1], "num_res_blocks": 1, "z_channels": 8}
+    ddconfig["attn_resolutions"] = [4]
+    first = {"params": {"embed_dim": 4, "n_embed": 6, "ddconfig": ddconfig}}
+    transformer = {"params": {"n_head": 2, "n_layer": 1, "n_embd": 8, "vocab_size": 6, "block_size": 16}}
+    params = {"cond_stage_key": "class_label", "first_stage_config": first, "transformer_config": transformer}
+    return {"model": {"params": params}}
+
+
+def write_files(folder: Path, arrays: Mapping[str, Any], settings: Mapping[str, Any], name: str = "last") -> list[Path]:
+    """A checkpoint and its configuration, as Lightning and omegaconf write them."""
+    files = [folder / f"{name}.ckpt", folder / f"{name}.yaml"]
+    torch.save({"state_dict": {name: torch.from_numpy(array) for name, array in arrays.items()}, "epoch": 0}, files[0])
+    files[1].write_text(yaml.safe_dump(dict(settings)))
+    return files
+
+
+@hookimpl
+def cynosure_register(register: Any) -> None:
+    register.importer("vqgan", VQGAN)

@@ -1,0 +1,47 @@
+"""Peak signal-to-noise ratio: how close a picture is to the true one, pixel by pixel."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import numpy as np
+
+from cynosure import hookimpl
+from cynosure.core.contracts import PartConfig
+from cynosure.core.metrics import SumMetric
+
+PSNR_LIMIT = 100.0
+"""What two equal pictures count for, in dB, so that one of them does not make a mean infinite."""
+
+
+def psnr(image: np.ndarray, truth: np.ndarray, data_range: float) -> float:
+    """Peak signal-to-noise ratio in dB of two pictures of one shape; infinite where they are equal."""
+    error = np.mean((image.astype(np.float64) - truth) ** 2)
+    return float(10 * np.log10(data_range**2 / error)) if error > 0 else float("inf")
+
+
+class Psnr(SumMetric):
+    """psnr: mean over pictures in dB of predictions with value 'rgb', uint8 [H, W, 3]; NaN before the first picture.
+
+    It judges reconstructions. A good sample is another picture than the true one, so columns of samples go without.
+    """
+
+    class Config(PartConfig):
+        pass
+
+    columns: ClassVar = ("oracle", "none", "baseline")
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(psnr=1, pictures=1)
+
+    def measure(self, prediction: Mapping[str, np.ndarray], truth: Mapping[str, np.ndarray]) -> dict[str, float]:
+        return {"psnr": min(psnr(prediction["rgb"], truth["rgb"], 255), PSNR_LIMIT), "pictures": 1}
+
+    def results(self, sums: Mapping[str, np.ndarray]) -> dict[str, float]:
+        return {"psnr": float(sums["psnr"][0] / sums["pictures"][0])}
+
+
+@hookimpl
+def cynosure_register(register: Any) -> None:
+    register.metric("psnr", Psnr)

@@ -1,0 +1,137 @@
+"""What tasks share whose answer is a whole picture: it is made, not found in another one. Shapes: B batch, H W pixels.
+
+Every picture that fits a description is right, so that answers with codes from the prior are samples; only those with
+the oracle's codes can be compared with the true picture, and are its reconstruction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import numpy as np
+import torch
+from pydantic import Field, model_validator
+
+from cynosure.core.contracts import PartConfig, Task
+from cynosure.core.records import Batch, Example, Prediction
+from cynosure.data import files
+from cynosure.data.augment import inception_box, resize_image, row_image, to_model, to_pixels
+
+Augment = Literal["none", "flip", "crop"]
+CROP_AREA = (0.64, 1.0)
+"""Which share of the centre crop 'crop' keeps."""
+
+
+class PictureConfig(PartConfig):
+    """Options of every task that makes pictures."""
+
+    l1: float = Field(0.0, ge=0, description="weight of the mean absolute error; VQGAN has 1, and l2 0")
+    l2: float = Field(1.0, ge=0, description="weight of the mean squared error, of pixels in [-1, 1]")
+    augment: Augment = Field("flip", description="'flip' mirrors half of the pictures; 'crop' also cuts a part out")
+    metrics: Mapping[str, Mapping[str, Any]] = Field(
+        {}, description="further metrics by name, such as {feature_distance: {network: FILE}}"
+    )
+
+    @model_validator(mode="after")
+    def _some_loss(self) -> Self:
+        if not self.l1 + self.l2:
+            raise ValueError("l1 and l2 are both 0: give one of them a weight, or nothing is learnt")
+        return self
+
+
+class PictureTask(Task):
+    """`values` of a prediction: 'rgb' uint8 [H, W, 3]; its `meta` holds the inputs that it was made from.
+
+    The model sees the largest centred part of a picture that has its own aspect.
+    """
+
+    one_to_many = True
+    config: PictureConfig
+
+    def __init__(self, config: PictureConfig, image_size: tuple[int, int]) -> None:
+        self.config = config
+        self.image_size = image_size
+
+    @property
+    def channels(self) -> int:
+        return 3
+
+    def prepare(self, row: Mapping[str, Any], rng: np.random.Generator, train: bool) -> Example:
+        inputs = {name: self.read(row, name) for name in self.inputs if name in row}
+        if row.get("image") is None:
+            return Example(inputs, {})
+        image = row_image(row)
+        image = image[centre_crop(image.shape[:2], self.image_size)]
+        image = resize_image(self._augmented(image, rng) if train else image, self.image_size)
+        return Example(inputs, {"rgb": to_model(image)})
+
+    def read(self, row: Mapping[str, Any], name: str) -> Any:
+        """The input `name` of a row; DataError where it is none."""
+        return row[name]
+
+    def _augmented(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        if self.config.augment == "none":
+            return image
+        image = image[:, ::-1] if rng.random() < 0.5 else image
+        aspect = self.image_size[1] / self.image_size[0]
+        cut = self.config.augment == "crop"
+        return image[inception_box(image.shape[:2], rng, CROP_AREA, (aspect, aspect))] if cut else image
+
+    def encode_targets(self, batch: Batch) -> torch.Tensor:
+        return batch.targets["rgb"]
+
+    def loss(self, outputs: torch.Tensor, batch: Batch) -> dict[str, torch.Tensor]:
+        """Mean errors over everything, of pixels in [-1, 1]: absolute and squared, by their weights."""
+        error = outputs.float() - batch.targets["rgb"]
+        terms = {"l1": (self.config.l1, error.abs), "l2": (self.config.l2, error.square)}
+        return {name: weight * value().mean() for name, (weight, value) in terms.items() if weight}
+
+    def decode(self, outputs: torch.Tensor, batch: Batch) -> list[Prediction]:
+        return self._predictions(outputs.detach().float(), batch)
+
+    def truth(self, batch: Batch) -> list[Prediction]:
+        return self._predictions(batch.targets["rgb"], batch)
+
+    def _predictions(self, rgb: torch.Tensor, batch: Batch) -> list[Prediction]:
+        inputs = {k: v.tolist() if torch.is_tensor(v) else v for k, v in batch.inputs.items() if k in self.inputs}
+        metas = [{name: values[i] for name, values in inputs.items()} for i in range(len(batch))]
+        images = rgb.cpu().numpy()
+        return [
+            Prediction(self, {"rgb": to_pixels(image)}, meta=meta) for image, meta in zip(images, metas, strict=True)
+        ]
+
+    def metrics(self) -> Mapping[str, Mapping[str, Any]]:
+        return {"psnr": {}, **self.config.metrics}
+
+    def baseline(self, batches: Iterator[Batch]) -> Callable[[Batch], list[Prediction]]:
+        """The mean picture."""
+        total, count = torch.zeros(3, *self.image_size), 0
+        for batch in batches:
+            total += batch.targets["rgb"].sum(0)
+            count += len(batch)
+        mean = total / max(count, 1)
+        return lambda batch: self._predictions(mean.expand(len(batch), -1, -1, -1), batch)
+
+    def restore(self, prediction: Prediction, image: np.ndarray) -> Prediction:
+        """The answer in the place of what the model saw of a given picture; the rest of that stays as it is."""
+        here = centre_crop(image.shape[:2], self.image_size)
+        whole = image.copy()
+        whole[here] = resize_image(prediction.values["rgb"], whole[here].shape[:2])
+        return prediction.with_values({"rgb": whole})
+
+    def draw(self, prediction: Prediction) -> np.ndarray:
+        return prediction.values["rgb"]
+
+    def save(self, prediction: Prediction, path: Path) -> list[Path]:
+        """An RGB picture, path.png."""
+        return [files.write_png(path, prediction.values["rgb"])]
+
+
+def centre_crop(size: tuple[int, ...], aspect: tuple[int, int]) -> tuple[slice, slice]:
+    """The largest centred part (rows, columns) of a picture of `size` (H, W) with the aspect of `aspect` (H, W)."""
+    scale = min(size[0] / aspect[0], size[1] / aspect[1])
+    height, width = max(1, round(aspect[0] * scale)), max(1, round(aspect[1] * scale))
+    top, left = (size[0] - height) // 2, (size[1] - width) // 2
+    return slice(top, top + height), slice(left, left + width)

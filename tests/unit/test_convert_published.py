@@ -1,0 +1,152 @@
+"""Published sizes of tokenizers and priors of pictures are understood, and need no memory of their size."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from cynosure.config.recipe import make_recipe
+from cynosure.host import Host, load_host
+from cynosure.run.convert import require_fit
+from cynosure_plugins.convnets.maskgit import MaskGITConfig
+from cynosure_plugins.convnets.vqgan import VQGANConfig
+from cynosure_plugins.importers import gpt_names, maskgit, maskgit_names, rqvae, vqgan, vqgan_names
+from cynosure_plugins.importers.archive import Archive, wanted_shapes
+from cynosure_plugins.importers.arrays import Shape
+from cynosure_plugins.importers.configs import Settings
+from cynosure_plugins.importers.recipes import TASK
+from cynosure_plugins.importers.rq_transformer_names import Sizes, transformer
+
+
+@pytest.fixture(scope="module")
+def host() -> Host:
+    return load_host()
+
+
+MEASURE = """
+import resource, sys
+from pathlib import Path
+from cynosure.host import load_host
+from cynosure.run.convert import convert
+
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+host, before = load_host(), peak()
+convert("rq_transformer", [Path(file) for file in sys.argv[1:3]], Path(sys.argv[3]), host)
+print(peak() - before)
+"""
+
+
+def test_memory_does_not_grow_with_the_file(tmp_path: Path) -> None:
+    sizes = Sizes(dim=512, body=10, head=2, heads=8, hidden=2048, L=16, D=2, K=64, classes=3, code_dim=4)
+    arch = {"type": "rq-transformer", "body": {"block": {"n_head": 8}}}
+    state = {name: torch.zeros(shape) for name, shape in wanted_shapes(transformer(sizes)).items()}
+    torch.save({"state_dict": state}, tmp_path / "model.pt")
+    told = tmp_path / "config.yaml"
+    told.write_text(yaml.safe_dump({"arch": arch}))
+    command = [sys.executable, "-c", MEASURE, str(tmp_path / "model.pt"), str(told), str(tmp_path / "out")]
+    needed = int(subprocess.run(command, capture_output=True, check=True, text=True).stdout)
+    size = (tmp_path / "out" / "model.safetensors").stat().st_size
+    assert needed < size / 2, f"converting {size >> 20} MiB took {needed >> 20} MiB"
+
+
+# Published sizes, without a single weight
+
+
+class Named(Archive):
+    """The names and shapes of a published checkpoint."""
+
+    keys = ("state_dict",)
+
+    def __init__(self, shapes: Mapping[str, Shape]) -> None:
+        self.path, self.shapes = Path("published"), dict(shapes)
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        raise AssertionError(f"{name} is read before it is written")
+
+    @property
+    def millions(self) -> float:
+        return sum(int(np.prod(shape)) for shape in self.shapes.values()) / 1e6
+
+
+def published_vqgan(K: int, multipliers: tuple[int, ...] = (1, 1, 2, 2, 4), attention: int = 4) -> dict[str, Shape]:
+    config = VQGANConfig(multipliers=multipliers, attention=(attention,))
+    table = vqgan_names.tokenizer(TASK, config, 256) | vqgan_names.base(TASK, config, 256)
+    return wanted_shapes(table | vqgan_names.vector_quantizer(K, 256))
+
+
+def ddconfig(*multipliers: int, attention: int) -> dict[str, Any]:
+    sizes = {"ch": 128, "num_res_blocks": 2, "z_channels": 256, "resolution": 256}
+    return {**sizes, "ch_mult": list(multipliers), "attn_resolutions": [attention]}
+
+
+def fits(imported: Any, host: Host) -> None:
+    require_fit(make_recipe(imported.recipe, [], host), imported, host)
+
+
+def test_the_published_vqgan_for_imagenet_is_understood(monkeypatch: pytest.MonkeyPatch, host: Host) -> None:
+    first = Named(published_vqgan(16384))
+    assert round(first.millions, 2) == 76.07
+    second = Named(wanted_shapes(gpt_names.gpt(48, 1536, 6144, 16384, 16384, 256, 256, 1000, 0)))
+    assert round(second.millions, 1) == 1410.6
+    names = {f"first_stage_model.{k}": v for k, v in first.shapes.items()}
+    names |= {f"transformer.{k}": v for k, v in second.shapes.items()}
+    names |= {f"transformer.blocks.{i}.attn.mask": (1, 1, 256, 256) for i in range(48)}
+    params = {
+        "cond_stage_key": "class_label",
+        "first_stage_config": {"params": {"ddconfig": ddconfig(1, 1, 2, 2, 4, attention=16)}},
+        "transformer_config": {"params": {"n_head": 24}},
+    }
+    data = {"params": {"train": {"target": "taming.data.imagenet.ImageNetTrain"}}}
+    told = Settings(Path("project.yaml"), {"model": {"params": params}, "data": data})
+    monkeypatch.setattr(vqgan, "read_files", lambda files: ([Named(names)], [told]))
+    imported = vqgan.VQGAN(vqgan.VQGAN.Config()).read([])
+    assert imported.recipe["model"]["prior"]["encoder"]["classes"] == 1000
+    fits(imported, host)
+
+
+def test_the_published_rq_transformer_for_imagenet_is_understood(monkeypatch: pytest.MonkeyPatch, host: Host) -> None:
+    multipliers = (1, 1, 2, 2, 4, 4)
+    shapes = {n: s for n, s in published_vqgan(1, multipliers, 5).items() if not n.startswith("quantize.")}
+    for i in range(4):
+        name = f"quantizer.codebooks.{i}"
+        shapes |= {f"{name}.weight": (16385, 256), f"{name}.cluster_size_ema": (16384,)}
+        shapes[f"{name}.embed_ema"] = (16384, 256)
+    sizes = Sizes(dim=1536, body=12, head=4, heads=24, hidden=6144, L=64, D=4, K=16384, classes=1000, code_dim=256)
+    second = Named(wanted_shapes(transformer(sizes)))
+    assert round(second.millions, 1) == 480.9
+    hparams = {"shared_codebook": True, "decay": 0.99, "restart_unused_codes": True, "code_shape": [8, 8, 4]}
+    block = {"n_head": 24}
+    configurations = [
+        {"type": "rq-vae", "hparams": hparams, "ddconfig": ddconfig(*multipliers, attention=8)},
+        {"type": "rq-transformer", "block_size": [8, 8, 4], "embed_dim": 1536, "body": {"block": block}},
+    ]
+    told = [Settings(Path("config.yaml"), {"arch": arch}) for arch in configurations]
+    monkeypatch.setattr(rqvae, "read_files", lambda files: ([second, Named(shapes)], told))
+    fits(rqvae.RQTransformer(rqvae.RQTransformer.Config()).read([]), host)
+
+
+@pytest.mark.parametrize(("side", "millions"), [(256, 172.46), (512, 173.05)])
+def test_the_published_maskgit_is_understood(
+    side: int, millions: float, monkeypatch: pytest.MonkeyPatch, host: Host
+) -> None:
+    config, codes = MaskGITConfig(), (side // 16) ** 2
+    table = maskgit_names.tokenizer(TASK, config, 256) | maskgit_names.base(TASK, config, 256)
+    first = Named(wanted_shapes(table | maskgit_names.vector_quantizer(1024, 256)))
+    sizes = maskgit_names.Sizes(768, 24, 16, 3072, tokens=2025, places=codes + 1, length=codes)
+    second = Named(wanted_shapes(maskgit_names.transformer(sizes)))
+    assert (round(first.millions, 2), round(second.millions, 2)) == (54.52, millions)
+    found = {"a": first, "b": second}
+    monkeypatch.setattr(maskgit, "Msgpack", lambda file: found[file.name])
+    imported = maskgit.MaskGIT(maskgit.MaskGIT.Config()).read([Path("a"), Path("b")])
+    assert imported.recipe["image_size"] == side and imported.recipe["model"]["prior"]["classes"] == 1000
+    fits(imported, host)
