@@ -94,9 +94,7 @@ def main() -> None:
     for epoch in range(options.epochs):
         losses = []
         for rows in torch.randperm(len(labels), generator=rng)[: len(labels) // BATCH * BATCH].split(BATCH):
-            with torch.autocast("cpu", dtype=torch.bfloat16):
-                logits = net(augmented(pixels[rows], rng))
-            loss = F.cross_entropy(logits.float(), labels[rows], label_smoothing=SMOOTHING)
+            loss = F.cross_entropy(net(augmented(pixels[rows], rng)), labels[rows], label_smoothing=SMOOTHING)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

@@ -50,7 +50,6 @@ def recipe(quantizer: str, weight_decay: float, steps: int, seed: int) -> dict[s
         "train": {
             "stages": ["codes"],
             "codes": {"steps": steps, "lr": 1e-3, "clip": 0.0, "optimizer": "qlae_adamw", "weight_decay": weight_decay},
-            "precision": "bf16",
             "save_every": 500,
         },
     }

@@ -34,7 +34,7 @@ ENCODER = {"name": "hybrid", **SIZE}
 LEARNING = {"decay": 0.98, "min_count": 5.0}
 QUANTIZERS: Mapping[str, Mapping[str, Any]] = {
     "vq": {"vocab_size": 256, "dim": 16, "split_noise": 0.02, "warmup_steps": 50, "commitment": 0.25, **LEARNING},
-    "gumbel": {"vocab_size": 256, "dim": 16, "final_temperature": 0.5, "anneal_steps": 400},
+    "gumbel": {"vocab_size": 256, "dim": 16, "final_temperature": 0.5, "anneal_steps": 150},
     "rq": {"vocab_size": 16, "dim": 16, "depth": 2, **LEARNING},
     "fsq": {"levels": [8, 6, 5]},
     "lfq": {"bits": 8},
@@ -86,22 +86,27 @@ class Lab:
     host: Host
     folder: Path
     progress: Progress
-    steps: int
     seed: int
 
     def codes(self, name: str, values: Values) -> Path:
         """A run whose stage codes is done."""
-        stage = {"train.stages": ["codes"], "model.prior": None, "train.codes.steps": self.steps}
-        return self._trained(name, self._session({**values, **stage}))
+        return self._trained(name, self._session({**values, "train.stages": ["codes"], "model.prior": None}))
 
     def prior(self, name: str, source: Path, values: Values) -> Path:
-        """A run with the codes of `source` whose stage prior is done; CynosureError where parts do not fit."""
-        from cynosure.build import build_model
+        """A run with the codes of `source` whose stage prior is done."""
+        stage = {"train.stages": ["prior"], "init.from": str(source), "train.prior.views": 0}
+        return self._trained(name, self._session({**values, **stage}))
 
-        stage = {"train.stages": ["prior"], "init.from": str(source), "train.prior.steps": self.steps}
-        session = self._session({**values, **stage, "train.prior.views": 0})
-        build_model(session.recipe, self.host)
-        return self._trained(name, session)
+    def refusal(self, values: Values) -> str:
+        """Why the parts of a model do not fit together, or ''."""
+        from cynosure.build import build_model
+        from cynosure.errors import CynosureError
+
+        try:
+            build_model(self._session(values).recipe, self.host)
+        except CynosureError as error:
+            return str(error).removeprefix("model: ").replace("\n", " ")
+        return ""
 
     def measured(self, run: Path, rounds: int | None = None) -> dict[str, Any]:
         """Metrics by source of the codes, and by batch size the milliseconds of CPU that an answer takes."""
@@ -116,11 +121,10 @@ class Lab:
             settings = {} if rounds is None else {"steps": rounds}
             sources = ("oracle", "prior", "none")
             options: dict[str, Any] = {"limit": TEST_ROWS, "sources": sources, "baseline": False}
-            (report,) = evaluate(
-                predictor, session, settings=settings, progress=self.progress, **options
-            ).tasks.values()
+            report = evaluate(predictor, session, settings=settings, progress=self.progress, **options)
+            (task,) = report.tasks.values()
             speed = {size: milliseconds(predictor, session, size, settings) for size in BATCHES}
-            found = {"metrics": report.metrics, "codes": report.codes, "milliseconds": speed}
+            found = {"metrics": task.metrics, "codes": task.codes, "milliseconds": speed}
             write_text(file, json.dumps(found, indent=1))
         known: dict[str, Any] = json.loads(file.read_text())
         return known
@@ -174,40 +178,35 @@ def options_of(host: Host, kind: str, name: str, known: Mapping[str, Mapping[str
     return {**(known[name] if name in known else small_options(host, kind, name)), "name": name}
 
 
-def matrix(lab: Lab, priors: Sequence[str]) -> Iterator[tuple[str, str, dict[str, Any] | str]]:
+def matrix(lab: Lab, priors: Sequence[str], steps: int) -> Iterator[tuple[str, str, dict[str, Any] | str]]:
     """(quantizer, prior, what was measured, or the sentence that says why they do not fit)."""
-    from cynosure.errors import CynosureError
-
     for quantizer in lab.host.components.names("quantizer"):
         part = options_of(lab.host, "quantizer", quantizer, QUANTIZERS)
-        values = {**SMALL, "model.tokenizer.quantizer": part}
-        try:
-            source = lab.codes(quantizer, values)
-        except CynosureError as error:
-            yield from ((quantizer, prior, one_line(error)) for prior in priors)
-            continue
+        values = {**SMALL, **steps_of(steps), "model.tokenizer.quantizer": part}
         for prior in priors:
-            part = {"encoder": ENCODER, **options_of(lab.host, "prior", prior, PRIORS)}
-            try:
-                run = lab.prior(f"{quantizer}-{prior}", source, {**values, "model.prior": part})
-            except CynosureError as error:
-                yield quantizer, prior, one_line(error)
+            pair = {**values, "model.prior": {"encoder": ENCODER, **options_of(lab.host, "prior", prior, PRIORS)}}
+            if reason := lab.refusal(pair):
+                yield quantizer, prior, reason
             else:
-                yield quantizer, prior, lab.measured(run)
+                yield (
+                    quantizer,
+                    prior,
+                    lab.measured(lab.prior(f"{quantizer}-{prior}", lab.codes(quantizer, values), pair)),
+                )
 
 
-def one_line(error: Exception) -> str:
-    return str(error).removeprefix("model: ").replace("\n", " ")
+def steps_of(count: int) -> dict[str, int]:
+    return {f"train.{stage}.steps": count for stage in ("codes", "prior")}
 
 
-def guided(lab: Lab, priors: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+def guided(lab: Lab, priors: Sequence[str], steps: int) -> Iterator[tuple[str, dict[str, Any]]]:
     """(prior and its rounds, what was measured) on the codes of UViM."""
-    source = lab.codes("guided", {})
+    source = lab.codes("guided", steps_of(steps))
     for prior in (name for name in priors if name in GUIDED):
         part = {"encoder": {"name": "hybrid", **TINY}, **options_of(lab.host, "prior", prior, GUIDED)}
-        run = lab.prior(f"guided-{prior}", source, {"model.prior": part})
-        if prior == "masked":
-            yield from ((f"masked, T = {rounds}", lab.measured(run, rounds)) for rounds in ROUNDS)
+        run = lab.prior(f"guided-{prior}", source, {**steps_of(steps), "model.prior": part})
+        if lab.host.components.get("prior", prior).takes_steps:
+            yield from ((f"{prior}, T = {rounds}", lab.measured(run, rounds)) for rounds in ROUNDS)
         else:
             yield prior, lab.measured(run)
 
@@ -234,8 +233,8 @@ def matrix_page(cells: Mapping[tuple[str, str], dict[str, Any] | str]) -> str:
         speed.append([quantizer, *("–" if isinstance(c, str) else f"{c['milliseconds']['32']:.2f}" for c in row)])
     refused = {pair: cell for pair, cell in cells.items() if isinstance(cell, str)}
     reasons = [
-        f"* {', '.join(f'{q} with {p}' for (q, p), said in refused.items() if said == reason)}: {reason}"
-        for reason in dict.fromkeys(refused.values())
+        f"* {', '.join(q for (q, p), said in refused.items() if (p, said) == why)} with {why[0]}: {why[1]}"
+        for why in dict.fromkeys((prior, said) for (_, prior), said in refused.items())
     ]
     parts = [table(["quantizer", *priors, "oracle", "no codes"], best)]
     parts += ["Milliseconds of CPU an answer, 32 at a time:", table(["quantizer", *priors], speed)]
@@ -244,20 +243,21 @@ def matrix_page(cells: Mapping[tuple[str, str], dict[str, Any] | str]) -> str:
 
 
 def guided_page(found: Mapping[str, dict[str, Any]]) -> str:
-    rows = [
+    first = next(iter(found.values()))["metrics"]
+    rows = [[name, quality(first[source]), "", ""] for name, source in (("the answer", "oracle"), ("nothing", "none"))]
+    rows += [
         [name, quality(each["metrics"]["prior"]), *(f"{each['milliseconds'][str(size)]:.2f}" for size in BATCHES)]
         for name, each in found.items()
     ]
-    first = next(iter(found.values()))["metrics"]
-    rows += [[name, quality(first[source]), "", ""] for name, source in (("oracle", "oracle"), ("no codes", "none"))]
     return table(["codes from", "RMSE (δ1)", *(f"ms, batch {size}" for size in BATCHES)], rows)
 
 
 PAGE = """# Every quantizer with every prior
 
-Written by `OMP_NUM_THREADS=1 python benchmarks/matrix.py{arguments}`. RMSE in metres ↓, in brackets δ1 ↑, of the depth
-of {rows} test scenes, likeliest codes, seed {seed}. Milliseconds are CPU time of one thread, from picture to answer, the
-best of five. One seed and minutes of training: a few per cent between two cells mean nothing.
+Written by `OMP_NUM_THREADS=1 python benchmarks/matrix.py{arguments}`, from the parts that are registered. RMSE in
+metres ↓, in brackets δ1 ↑, of the depth of {rows} test scenes, with the likeliest codes, seed {seed}. Milliseconds are
+CPU time of one thread from picture to answer, the best of five. One seed and a minute of training: a few per cent
+between two cells mean nothing.
 
 Depth of 32 x 32 scenes: `vit_oracle` with 16 vectors of about eight bits, base and priors of two blocks of width 64;
 {steps} steps of stage codes for each quantizer, whose codes all priors of a row learn in {steps} steps of 16 scenes; no
@@ -268,8 +268,8 @@ refit. *oracle*: codes from the true depth, the ceiling of a row; *no codes*: th
 ## Many codes at once, or one after another
 
 UViM's depth as in recipe `depth/tiny` (64 x 64, 16 codes out of 256, three blocks of width 128), all priors on the same
-codes after {steps} steps each of 10 scenes, no refit. `masked` writes all 16 codes in T rounds, the others in 16 passes
-that remember those before (KV cache).
+codes after {guided_steps} steps of each stage, 10 scenes a step, no refit. `masked` writes all 16 codes in T rounds;
+the others write them in 16 passes that remember those before (KV cache).
 
 {guided}
 """
@@ -278,7 +278,9 @@ that remember those before (KV cache).
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("priors", nargs="*", metavar="PRIOR", help="only these, and no page")
-    parser.add_argument("--steps", type=int, default=600, help="optimizer steps of every stage")
+    parser.add_argument(
+        "--steps", type=int, default=200, help="optimizer steps of a stage; twice as many at the size of depth/tiny"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path, default=Path("runs/matrix"))
     parser.add_argument("--page", type=Path, default=Path("docs/matrix.md"))
@@ -292,21 +294,18 @@ def main() -> None:
 
     torch.set_num_threads(1)
     host = load_host()
-    lab = Lab(host, options.output.resolve(), use_progress(ConsoleProgress()), options.steps, options.seed)
-    known = list(dict.fromkeys([*PRIORS, *host.components.names("prior")]))
-    priors = options.priors or known
-    cells = {(quantizer, prior): found for quantizer, prior, found in matrix(lab, priors)}
-    found = dict(guided(lab, priors))
-    arguments = "".join(
-        f" --{name} {getattr(options, name)}"
-        for name in ("steps", "seed")
-        if getattr(options, name) != parser.get_default(name)
-    )
+    lab = Lab(host, options.output.resolve(), use_progress(ConsoleProgress()), options.seed)
+    registered = dict.fromkeys([*PRIORS, *host.components.names("prior")])
+    priors = options.priors or list(registered)
+    cells = {(quantizer, prior): found for quantizer, prior, found in matrix(lab, priors, options.steps)}
+    found = dict(guided(lab, priors, 2 * options.steps))
+    changed = [name for name in ("steps", "seed") if getattr(options, name) != parser.get_default(name)]
     page = PAGE.format(
-        arguments=arguments,
+        arguments="".join(f" --{name} {getattr(options, name)}" for name in changed),
         rows=TEST_ROWS,
         seed=options.seed,
         steps=options.steps,
+        guided_steps=2 * options.steps,
         matrix=matrix_page(cells),
         guided=guided_page(found) if found else "",
     )

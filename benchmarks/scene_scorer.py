@@ -105,8 +105,7 @@ def losses(
     scorer: SceneScorer, pixels: torch.Tensor, cells: torch.Tensor, present: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Of the cells, and of the presence of every kind and of every shape in every colour, whatever its size."""
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        logs = scorer(pixels)
+    logs = scorer(pixels)
     weight = torch.ones(1 + KIND_COUNT)
     weight[0] = BACKGROUND_WEIGHT
     area = logs[:, 1:].exp().sum((2, 3))

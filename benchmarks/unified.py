@@ -35,12 +35,12 @@ def settings(recipe: Any, scale: float, seed: int) -> list[str]:
 
 def alone(recipe: Any, task: str) -> list[str]:
     """What a model of one task changes besides: a step is one micro-batch, whose vectors the codebook remembers for
-    as much longer as they are fewer."""
+    as much longer as they are fewer, and there is nothing to weigh the task against."""
     share = recipe.tasks[task].batch_size / sum(use.batch_size for use in recipe.tasks.values())
     decay = 1 - share * (1 - recipe.model.tokenizer["quantizer"]["decay"])
     others = [f"tasks.{other}=null" for other in recipe.tasks if other != task]
     stages = [f"train.{stage}.accumulate=1" for stage in STAGES]
-    return [*others, *stages, f"model.tokenizer.quantizer.decay={decay:.4f}"]
+    return [*others, *stages, f"tasks.{task}.loss_weight=1", f"model.tokenizer.quantizer.decay={decay:.4f}"]
 
 
 def measured(name: str, sets: list[str], folder: Path, host: Any, progress: Any) -> dict[str, Any]:

@@ -117,7 +117,9 @@ def _hooks(tree: ast.Module) -> Iterator[str]:
 
 
 def _components(tree: ast.Module) -> Iterator[tuple[str, str]]:
-    for node in ast.walk(tree):
+    """What the functions of a module register; classes, most of a plugin's source, are not read."""
+    functions = (node for node in tree.body if isinstance(node, ast.FunctionDef))
+    for node in (node for function in functions for node in ast.walk(function)):
         match node:
             case ast.Call(func=ast.Attribute(value=owner, attr=kind), args=[ast.Constant(value=str(name)), *_]):
                 if kind in KINDS and _last_name(owner) == "register":

@@ -53,7 +53,7 @@ class Generation(PictureTask):
             raise DataError(unknown("class", str(label), classes)) from None
         if number < 0 or (classes and number >= len(classes)):
             most = f"to {len(classes) - 1}" if classes else "and up"
-            raise DataError(f"{row_name(row)}: label {number} is none, labels are 0 {most}")
+            raise DataError(f"{row_name(row)}: there is no label {number}, labels are 0 {most}")
         return np.int64(number)
 
     def describe(self, inputs: Mapping[str, Any]) -> str:

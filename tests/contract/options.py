@@ -27,6 +27,7 @@ VQ = {"name": "vq", "vocab_size": 16, "dim": 8}
 GUMBEL = {"quantizing_twice_changes_nothing": "codes are chosen by a linear layer, not by distance"}
 FSQ = {"quantizing_twice_changes_nothing": "the bound moves a value that is already one of the levels"}
 MULTISCALE = {"quantizing_twice_changes_nothing": "greedy residual codes of a sum need not be its parts"}
+RESTARTS = {"ranks_learn_what_one_learns_from_all": "codewords restart as vectors of the first rank"}
 TRANSFORMER = {"dim": 16, "depth": 1, "heads": 2, "mlp_dim": 32}
 TRUNK = {**TRANSFORMER, "stem": (4, 8)}
 VIT = {**TRANSFORMER, "patch": 8}
@@ -36,6 +37,7 @@ LATENT = {"name": "latent", "sizes": (6, 4, 5)}
 QLAE = {"widths": (4, 8), "convolutions": 2, "dense": (12, 10)}
 VQGAN = {"channels": 32, "multipliers": (1, 1, 1), "blocks": 1, "attention": (2,), "z_channels": 4}
 VIT_VQGAN = {**TRANSFORMER, "patch": 8}
+NO_REFERENCE = {"minimising_the_loss_leads_to_the_truth": "its losses ask for a good exposure, not for the truth"}
 MASKGIT = {"channels": 32, "multipliers": (1, 2, 1, 1), "blocks": 1}
 
 CASES: dict[tuple[str, str], list[Case]] = {
@@ -47,6 +49,7 @@ CASES: dict[tuple[str, str], list[Case]] = {
         Case({"vocab_size": 16, "dim": 8, "update": "gradient", "commitment": 0.25, "legacy_beta": True}),
         Case({"vocab_size": 16, "dim": 8, "update": "gradient", "entropy": 0.1, "entropy_temperature": 1.0}),
         Case({"vocab_size": 16, "dim": 8, "update": "ema", "replace": "restart", "min_count": 2.0}),
+        Case({"vocab_size": 40, "dim": 8, "warmup_steps": 2}),
         Case(
             {"vocab_size": 16, "dim": 8, "update": "gradient", "code_dim": 4, "normalize_inputs": True},
             skip={"quantizing_twice_changes_nothing": "the maps to and from a narrow code are not inverse"},
@@ -58,7 +61,7 @@ CASES: dict[tuple[str, str], list[Case]] = {
     ],
     ("quantizer", "rq"): [
         Case({"vocab_size": 16, "dim": 8, "depth": 3}),
-        Case({"vocab_size": 16, "dim": 8, "depth": 3, "shared": False, "update": "gradient"}),
+        Case({"vocab_size": 16, "dim": 8, "depth": 3, "shared": False, "update": "gradient"}, skip=RESTARTS),
         Case({"vocab_size": 16, "dim": 8, "depth": 3, "update": "totals", "replace": "split"}),
         Case(
             {"vocab_size": 16, "dim": 8, "depth": 3, "immediate": True, "depth_dropout": 0.5},
@@ -75,7 +78,10 @@ CASES: dict[tuple[str, str], list[Case]] = {
     ("quantizer", "bsq"): [Case({"bits": 10}), Case({"bits": 36, "groups": 5, "commitment": 0.25})],
     ("quantizer", "multiscale"): [
         Case({"vocab_size": 16, "dim": 8, "scales": (1, 2, 3)}, skip=MULTISCALE),
-        Case({"vocab_size": 16, "dim": 8, "scales": (1, 2, 4), "update": "ema", "replace": "restart"}, skip=MULTISCALE),
+        Case(
+            {"vocab_size": 16, "dim": 8, "scales": (1, 2, 4), "update": "ema", "replace": "restart"},
+            skip={**MULTISCALE, **RESTARTS},
+        ),
     ],
     ("quantizer", "latent"): [
         Case({"sizes": (6, 4, 5)}),
@@ -122,6 +128,13 @@ CASES: dict[tuple[str, str], list[Case]] = {
     ("base", "vit"): [Case(VIT)],
     ("base", "qlae"): [Case({"widths": (8, 4), "convolutions": 2, "dense": (12, 10), "curvature": 0.1})],
     ("base", "hybrid"): [Case(TRUNK)],
+    ("base", "star"): [
+        Case({"variant": "half", "heads": 1}),
+        Case({"variant": "sin", "heads": 1}),
+    ],
+    ("base", "star_v2"): [Case({"grid": 8}), Case({"dim": 8, "grid": 4, "depth": 2})],
+    ("base", "zero_dce"): [Case({"dim": 8}), Case({"dim": 8, "pool": True})],
+    ("base", "zero_dce_pp"): [Case({"dim": 8}), Case({"dim": 8, "scale": 4})],
     ("encoder", "vit"): [Case(VIT)],
     ("encoder", "hybrid"): [Case(TRUNK)],
     ("encoder", "timm"): [
@@ -184,6 +197,12 @@ CASES: dict[tuple[str, str], list[Case]] = {
     ("task", "colorization"): [Case(), Case({"encoding": "residual"})],
     ("task", "generation"): [Case(), Case({"condition": "label", "l1": 1.0, "augment": "crop"})],
     ("task", "text_to_image"): [Case({"l1": 1.0, "l2": 0.0})],
+    ("task", "enhancement"): [
+        Case(),
+        Case({"shared": True, "l1": 0.0, "l2": 1.0, "cosine": 1.0, "color": 0.1, "augment": "crop"}),
+        Case({"reference": "zero"}, skip=NO_REFERENCE),
+        Case({"reference": "zero", "formulas": "published", "shared": True}, skip=NO_REFERENCE),
+    ],
     ("dataset", "scenes"): [Case({"size": 32, "train": 6, "validation": 4, "test": 4})],
     ("dataset", "scene_factors"): [Case({"size": 16, "train": 6, "validation": 4, "test": 4})],
     ("dataset", "images"): [Case(tiny_data.pictures)],
@@ -192,6 +211,9 @@ CASES: dict[tuple[str, str], list[Case]] = {
     ("metric", "depth_error"): [Case()],
     ("metric", "color_error"): [Case()],
     ("metric", "psnr"): [Case()],
+    ("metric", "ssim"): [Case()],
+    ("metric", "delta_e2000"): [Case()],
+    ("metric", "angular_error"): [Case()],
     ("metric", "feature_distance"): [Case(tiny_data.colours_by_network)],
     ("protocol", "coco_panoptic"): [Case(), Case({"min_fraction": 0.01, "merge_stuff": True, "format": "two_channel"})],
     ("protocol", "nyu_depth"): [Case(), Case({"crop": "eigen"})],

@@ -62,13 +62,69 @@ class LearnsFromTheLastMicroBatch(Rounding):
         self.latest = torch.zeros(())
 
     def forward(self, vectors: torch.Tensor) -> Quantized:
-        self.latest = vectors.detach().mean()
+        self.latest = vectors.detach().float().mean()
         return super().forward(vectors)
 
     def learn(self) -> None:
         if not self.latest.isfinite():
             raise TrainingError("the vectors are not finite")
         self.centre.copy_(self.latest)
+
+
+class LearnsAlone(LearnsFromTheLastMicroBatch):
+    """Learns from all micro-batches, but from those of its own process only."""
+
+    def __init__(self, config: Rounding.Config) -> None:
+        super().__init__(config)
+        self.seen: list[torch.Tensor] = []
+
+    def forward(self, vectors: torch.Tensor) -> Quantized:
+        found = super().forward(vectors)
+        self.seen.append(vectors.detach().float())
+        return found
+
+    def learn(self) -> None:
+        seen, self.seen = self.seen, []
+        if seen:
+            self.latest = torch.cat(seen).mean()
+            super().learn()
+
+
+class CountsApart(Rounding):
+    """Counts the steps where no checkpoint finds them."""
+
+    def __init__(self, config: Rounding.Config) -> None:
+        super().__init__(config)
+        self.register_buffer("parity", torch.zeros(()))
+        self.steps = 0
+
+    def forward(self, vectors: torch.Tensor) -> Quantized:
+        found = super().forward(vectors)
+        self.steps += self.training
+        return found
+
+    def learn(self) -> None:
+        self.parity.fill_(min(self.steps, 4))
+
+
+class Coarse(Rounding):
+    """Adds in the precision of its input, in which a little more than 64 is 64."""
+
+    def forward(self, vectors: torch.Tensor) -> Quantized:
+        found = super().forward(vectors)
+        ids = (vectors[..., :1] + 64 > 64).long()
+        return Quantized(self.lookup(ids) + found.vectors - found.vectors.detach(), ids, {}, found.usage)
+
+
+class Rigid(Rounding):
+    """Loads what fits and leaves it to torch to complain."""
+
+    class Config(PartConfig):
+        vocab_size: int
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(Rounding.Config())
+        self.register_buffer("unused", torch.zeros(config.vocab_size))
 
 
 class HiddenState(Rounding):
@@ -134,6 +190,15 @@ class Deaf(Base):
 
     def forward(self, inputs: Mapping[str, Any], vectors: torch.Tensor | None, task: str) -> torch.Tensor:
         return self.heads[task](inputs["image"])
+
+
+class Terse(Deaf):
+    """Takes pictures of whole patches only, and does not say so."""
+
+    def __init__(self, config: Deaf.Config, shapes: Shapes) -> None:
+        if any(side % 8 for side in shapes.image_size):
+            raise ValueError("bad shapes")
+        super().__init__(config, shapes)
 
 
 class Idle(Deaf):
@@ -213,9 +278,10 @@ class LastBatch(SumMetric):
 @pytest.fixture(scope="module")
 def host() -> Host:
     host = load_host(only=["depth"])
-    for cls in (Rounding, NoGradient, LearnsInEvaluation, LearnsFromTheLastMicroBatch, HiddenState, TakesNaN):
+    sound_but_one = (Rounding, NoGradient, LearnsInEvaluation, LearnsFromTheLastMicroBatch, HiddenState, TakesNaN)
+    for cls in (*sound_but_one, LearnsAlone, CountsApart, Coarse, Rigid):
         host.components.add("quantizer", cls.__name__, cls, "test")
-    for cls in (Deaf, Idle):
+    for cls in (Deaf, Idle, Terse):
         host.components.add("base", cls.__name__, cls, "test")
     for criterion in (Restless, Blind):
         host.components.add("criterion", criterion.__name__, criterion, "test")
@@ -226,6 +292,7 @@ def host() -> Host:
     return host
 
 
+RANKS = {"ranks_stay_equal", "ranks_learn_what_one_learns_from_all"}
 BROKEN = [
     ("quantizer", "Rounding", set()),
     ("quantizer", "NoGradient", {"gradient_passes_straight_through"}),
@@ -240,10 +307,15 @@ BROKEN = [
             "micro_batches_teach_what_one_batch_teaches",
         },
     ),
-    ("quantizer", "LearnsFromTheLastMicroBatch", {"micro_batches_teach_what_one_batch_teaches"}),
+    ("quantizer", "LearnsFromTheLastMicroBatch", {"micro_batches_teach_what_one_batch_teaches", *RANKS}),
+    ("quantizer", "LearnsAlone", RANKS),
+    ("quantizer", "CountsApart", {"micro_batches_teach_what_one_batch_teaches", "a_resumed_run_learns_on"}),
+    ("quantizer", "Coarse", {"computes_in_full_precision"}),
+    ("quantizer", "Rigid", {"refuses_a_codebook_of_another_size"}),
     ("quantizer", "HiddenState", {"state_survives"}),
     ("quantizer", "TakesNaN", {"refuses_nan"}),
     ("base", "Deaf", {"codes_matter"}),
+    ("base", "Terse", {"codes_matter", "takes_or_refuses_odd_sizes"}),
     ("base", "Idle", {"codes_matter", "gradient_reaches_every_parameter"}),
     (
         "criterion",
@@ -261,6 +333,7 @@ BROKEN = [
             "known_codes_are_kept",
             "temperature_zero_is_greedy",
             "takes_or_refuses_several_segments",
+            "codes_keep_to_the_vocabulary_of_their_depth",
         },
     ),
     ("prior", "Displaced", {"greedy_samples_follow_the_logits"}),

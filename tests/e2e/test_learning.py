@@ -12,7 +12,7 @@ from cynosure.cli.app import main
 
 SETS = """
 image_size=32 data.scenes.size=32 data.scenes.train=512 data.scenes.validation=16 data.scenes.test=64
-train.codes.steps=150 train.prior.steps=60 train.prior.views=1 train.refit.steps=40 train.refit.examples=128
+train.codes.steps=250 train.prior.steps=60 train.prior.views=1 train.refit.steps=20 train.refit.examples=128
 model.tokenizer.code_grid=[2,2] model.tokenizer.quantizer.vocab_size=32 model.tokenizer.quantizer.min_count=1
 model.tokenizer.quantizer.warmup_steps=30
 """

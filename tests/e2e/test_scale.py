@@ -18,9 +18,19 @@ RANKS = (0, 1)
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of the runs of `sharded_runs`."""
-    project = Project(tmp_path_factory.mktemp("sharded"))
-    done = project.launch(WORKER, str(project.folder), processes=2)
+    """The folder of the runs of `sharded_runs` in all stages."""
+    return launched(tmp_path_factory, "stages")
+
+
+@pytest.fixture(scope="module")
+def parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of its runs of parts that are called in several ways."""
+    return launched(tmp_path_factory, "parts")
+
+
+def launched(folders: pytest.TempPathFactory, what: str) -> Path:
+    project = Project(folders.mktemp(what))
+    done = project.launch(WORKER, str(project.folder), what, processes=2)
     assert done.returncode == 0, done.stderr
     return project.folder
 
@@ -34,14 +44,27 @@ def test_each_process_holds_its_share(runs: Path) -> None:
         assert all(report["share"] == pytest.approx(share, abs=0.02) for report in told(runs, name))
 
 
+def require_same_steps(runs: Path, sharded: str, plain: str, count: int) -> None:
+    """The same losses and gradients in every step."""
+    both = [log(runs / name) for name in (sharded, plain)]
+    steps = [[line for line in lines if "lr" in line] for lines in both]
+    assert len(steps[0]) == len(steps[1]) == count
+    for mine, other in zip(*steps, strict=True):
+        assert mine == pytest.approx(other, abs=1e-4), f"stage {other['stage']}, step {other['step']}"
+
+
+@pytest.mark.parametrize(("part", "count"), [("next_scale", 4), ("soft_codes", 4), ("curvature", 2)])
+def test_parts_that_are_called_in_several_ways_train_as_ddp_does(parts: Path, part: str, count: int) -> None:
+    """Criteria, penalties, soft codes, blocks that are modulated apart."""
+    require_same_steps(parts, f"{part}_fsdp", f"{part}_ddp", count)
+    first, second = told(parts, f"{part}_fsdp")
+    assert same(first["gathered"], second["gathered"])
+
+
 @pytest.mark.parametrize(("sharded", "plain"), [("fsdp", "ddp"), ("gradient_fsdp", "gradient_ddp")])
 def test_all_stages_train_as_ddp_does(runs: Path, sharded: str, plain: str) -> None:
     """Losses and gradients of every step, final weights; with buffers as codebook and with a learnt one."""
-    both = [log(runs / name) for name in (sharded, plain)]
-    steps = [[line for line in lines if "lr" in line] for lines in both]
-    assert len(steps[0]) == len(steps[1]) == (8 if plain == "ddp" else 3)
-    for mine, other in zip(*steps, strict=True):
-        assert mine == pytest.approx(other, abs=1e-4), f"stage {other['stage']}, step {other['step']}"
+    require_same_steps(runs, sharded, plain, 8 if plain == "ddp" else 3)
     trained = weights(runs / plain)
     for name, tensor in weights(runs / sharded).items():
         if name.endswith("qkv.bias"):

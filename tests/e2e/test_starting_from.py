@@ -186,6 +186,12 @@ def test_another_shape_is_an_error_that_says_how_to_go_on(home: Project) -> None
     home.train("new", *wider, f"init.fresh={named}")
 
 
+def test_a_codebook_of_another_size_is_an_error_that_names_the_option(home: Project) -> None:
+    said = r"quantizer\.\w+ is \[8.*here \[16.*change model\.tokenizer\.quantizer, model\.prior in"
+    with pytest.raises(CheckpointError, match=said):
+        home.train("new", "init.from=old", "model.tokenizer.quantizer.vocab_size=16", *OLD, *CODES_ONLY)
+
+
 @pytest.mark.parametrize(
     ("sets", "error", "said"),
     [

@@ -5,6 +5,7 @@ import os
 import resource
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -45,18 +46,25 @@ def test_help_and_lists_import_nothing_heavy(arguments):
     assert probe(*arguments).splitlines()[-1] == "HEAVY", "a listing must not import heavy packages or plugins"
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["plugins", "list"], ["recipes", "list"]], ids=" ".join)
-def test_help_and_lists_take_less_than_half_a_second(arguments):
-    """Of the processor, which other work on the machine changes little; the best of three."""
+def processor_seconds(arguments: Sequence[str]) -> float:
     path = os.pathsep.join(entry for entry in sys.path if entry)
-    command = [sys.executable, "-m", "cynosure", *arguments]
-    seconds = []
-    for _ in range(3):
-        before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        subprocess.run(command, capture_output=True, env={**os.environ, "PYTHONPATH": path}, check=True)
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        seconds.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
-    assert min(seconds) < 0.5, f"cynosure {' '.join(arguments)} took {seconds} seconds of the processor"
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    subprocess.run(
+        [sys.executable, *arguments], capture_output=True, env={**os.environ, "PYTHONPATH": path}, check=True
+    )
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["plugins", "list"], ["recipes", "list"]], ids=" ".join)
+def test_help_and_lists_cost_little_more_than_their_libraries(arguments):
+    """Half a second on an idle core. A busy or slow one is slower in both of what takes turns here."""
+    libraries = "import pydantic, typer.main, yaml\nclass Model(pydantic.BaseModel): number: int"
+    ours, theirs = zip(
+        *((processor_seconds(["-m", "cynosure", *arguments]), processor_seconds(["-c", libraries])) for _ in range(4)),
+        strict=True,
+    )
+    assert min(ours) < 4 * min(theirs), f"cynosure {' '.join(arguments)} took {ours} s, its libraries alone {theirs}"
 
 
 def test_help_does_without_rich():

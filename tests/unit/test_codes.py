@@ -96,6 +96,13 @@ def test_every_segment_keeps_to_its_own_vocabulary():
         check_codes([3, 4, 15, 15, 0, 0], spec)
 
 
+def test_every_depth_keeps_to_its_own_vocabulary():
+    spec = CodeSpec((Segment("codes", 2, 2, 10, (10, 4)),))
+    assert check_codes([[9, 3], [0, 0]], spec).shape == (2, 2)
+    with pytest.raises(CynosureError, match=r"position 1 has codes 0 to 3 .* not 4"):
+        check_codes([[9, 3], [0, 4]], spec)
+
+
 def test_a_model_without_codes_says_so(tmp_path):
     session = open_session(tmp_path, "model.tokenizer=null", "model.prior=null", "train.stages=[codes]")
     predictor = make_predictor(session)

@@ -1,4 +1,4 @@
-"""Published tokenizers and priors of pictures become runs: the reference's numbers, from files in its own formats."""
+"""VQGAN, RQ-VAE and their transformers become runs: the reference's numbers, from files in its own formats."""
 
 from __future__ import annotations
 
@@ -11,39 +11,25 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from converted import Arrays, batch, golden, model, read_recipe, refused, same, weights
 
-import cynosure
 from cynosure.cli.app import main
-from cynosure.core.records import Batch, SampleSettings
-from cynosure.errors import CheckpointError
+from cynosure.core.records import SampleSettings
 from cynosure.host import Host, load_host
 from cynosure.run.convert import convert
-from cynosure_plugins.convnets.maskgit import MaskGITConfig
 from cynosure_plugins.convnets.vqgan import VQGANConfig
-from cynosure_plugins.importers import maskgit, maskgit_names, rqvae, vqgan, vqgan_names
+from cynosure_plugins.importers import rqvae, vqgan, vqgan_names
 from cynosure_plugins.importers.archive import random_arrays
-from cynosure_plugins.importers.maskgit import to_msgpack, tree
 from cynosure_plugins.importers.recipes import TASK
 
-GOLDEN = Path(__file__).resolve().parents[1] / "golden"
 SMALL = {"resolution": 8, "ch": 32, "ch_mult": [1, 1], "num_res_blocks": 1, "z_channels": 8, "attn_resolutions": [4]}
 """A network of 4 x 4 codes that is no reference, where one is needed to hold a prior."""
 GREEDY = SampleSettings(temperature=0.0)
-Arrays = dict[str, np.ndarray]
 
 
 @pytest.fixture(scope="module")
 def host() -> Host:
     return load_host()
-
-
-def golden(name: str) -> Arrays:
-    with np.load(GOLDEN / name) as file:
-        return dict(file)
-
-
-def weights(arrays: Arrays, prefix: str = "sd/") -> Arrays:
-    return {name.removeprefix(prefix): value for name, value in arrays.items() if name.startswith(prefix)}
 
 
 def save(file: Path, arrays: Mapping[str, Any], **more: Any) -> Path:
@@ -56,36 +42,6 @@ def save(file: Path, arrays: Mapping[str, Any], **more: Any) -> Path:
 def settings(file: Path, values: Any) -> Path:
     file.write_text(yaml.safe_dump(values))
     return file
-
-
-def save_flax(file: Path, arrays: Mapping[str, Any], **more: Any) -> Path:
-    file.write_bytes(to_msgpack({**tree({k: np.asarray(v) for k, v in arrays.items()}), **more}))
-    return file
-
-
-def refused(source: str, files: list[Path], folder: Path, host: Host) -> str:
-    with pytest.raises(CheckpointError) as caught:
-        convert(source, files, folder / "out", host)
-    assert not (folder / "out" / "model.safetensors").exists(), "a refused checkpoint leaves no model behind"
-    return str(caught.value)
-
-
-def model(folder: Path, host: Host) -> Any:
-    return cynosure.load(folder, device="cpu", host=host).model
-
-
-def read_recipe(folder: Path) -> Any:
-    return yaml.safe_load((folder / "recipe.yaml").read_text())
-
-
-def batch(images: Any) -> Batch:
-    rows = len(images)
-    rgb = torch.as_tensor(images)
-    return Batch(TASK, {}, {"rgb": rgb}, torch.arange(rows), torch.ones(rows, dtype=torch.bool))
-
-
-def same(found: torch.Tensor, wanted: Any, atol: float = 2e-5) -> None:
-    np.testing.assert_allclose(found.detach().numpy(), np.asarray(wanted), atol=atol, rtol=1e-5)
 
 
 def small_vqgan(K: int) -> Arrays:
@@ -311,46 +267,6 @@ def test_kakaos_files_are_told_apart(tmp_path: Path, host: Host) -> None:
     assert "says codes [8, 8, 4], the arrays [4, 4, 2]" in refused("rqvae", [first[0], wrong], tmp_path, host)
 
 
-# MaskGIT
-
-
-def test_maskgits_tokenizer_gives_the_reference_numbers(tmp_path: Path, host: Host) -> None:
-    """Its pictures are in [0, 1], ours in [-1, 1]."""
-    io = golden("maskgit/tokenizer_io.npz")
-    moments = {"0": {"mu": np.zeros(3, np.float32)}}
-    file = save_flax(tmp_path / "tokenizer", golden("maskgit/tokenizer_params.npz"), opt_state=moments, step=3)
-    convert("maskgit", [file], tmp_path / "out", host, ["image_size=16"])
-    found, image = model(tmp_path / "out", host), torch.from_numpy(io["image"]).permute(0, 3, 1, 2)
-    codes = found.encode(batch(image * 2 - 1))
-    assert np.array_equal(codes.ids.flatten(), io["codes"].flatten()), "the tokenizer writes other codes"
-    drawn = found.outputs(batch(image * 2 - 1), codes)
-    same((drawn.permute(0, 2, 3, 1) + 1) / 2, io["recon"], atol=5e-5)
-
-
-def maskgit_tokenizer(folder: Path, K: int) -> Path:
-    config = MaskGITConfig(channels=32, multipliers=(1, 1), blocks=1)
-    table = maskgit_names.tokenizer(TASK, config, 4) | maskgit_names.base(TASK, config, 4)
-    arrays = random_arrays(table | maskgit_names.vector_quantizer(K, 4))
-    return save_flax(folder / "tokenizer", {f"params/{name}": value for name, value in arrays.items()})
-
-
-def test_maskgits_transformer_gives_the_reference_numbers(tmp_path: Path, host: Host) -> None:
-    arrays = golden("maskgit/transformer.npz")
-    ids, K = torch.from_numpy(arrays["input_ids"]).long(), 2
-    file = save_flax(tmp_path / "transformer", {k: v for k, v in arrays.items() if k.startswith("params/")})
-    convert("maskgit", [file, maskgit_tokenizer(tmp_path, K)], tmp_path / "out", host)
-    prior = model(tmp_path / "out", host).prior
-    with torch.no_grad():
-        prefix = prior._prefix({"label": ids[:, 0] - K}, 2, TASK)
-        same(prior.predict(prefix, ids[:, 1:]), arrays["logits"][:, 1:], atol=5e-5)
-
-
-def test_maskgit_needs_room_for_classes(tmp_path: Path, host: Host) -> None:
-    files = maskgit._write_tiny(tmp_path)
-    assert "10 tokens, too few for 1024 codes" in refused("maskgit", files[1:], tmp_path, host)
-    assert "give one MaskGIT tokenizer, not several" in refused("maskgit", [files[0], files[0]], tmp_path, host)
-
-
 # What is wrong is said
 
 
@@ -378,25 +294,7 @@ def test_all_wrong_names_and_shapes_are_told_at_once(
         assert part in text, f"{part} is not said in: {text}"
 
 
-def test_wrong_names_of_maskgit_are_told_at_once(tmp_path: Path, host: Host) -> None:
-    arrays = golden("maskgit/tokenizer_params.npz")
-    del arrays["params/decoder/Conv_2/bias"]
-    arrays |= {"params/surplus": np.zeros(1), "params/decoder/Conv_0/bias": np.zeros(3)}
-    text = refused("maskgit", [save_flax(tmp_path / "a", arrays)], tmp_path, host)
-    for part in (
-        "missing (params/decoder/Conv_2/bias)",
-        "left over (params/surplus)",
-        "Conv_0/bias is [3], wanted [64]",
-    ):
-        assert part in text, f"{part} is not said in: {text}"
-
-
 @pytest.mark.parametrize("source", ["vqgan", "rqvae", "rq_transformer"])
 def test_checkpoints_of_other_systems_are_recognised(source: str, tmp_path: Path, host: Host) -> None:
     file = save(tmp_path / "vit.ckpt", {"cls_token": np.zeros(3)})
     assert "its names are cls_token" in refused(source, [file], tmp_path, host)
-
-
-def test_other_flax_checkpoints_are_recognised(tmp_path: Path, host: Host) -> None:
-    file = save_flax(tmp_path / "flax", {"Transformer/encoderblock_0/LayerNorm_0/scale": np.zeros(3)})
-    assert "looks like a ViT for classification" in refused("maskgit", [file], tmp_path, host)

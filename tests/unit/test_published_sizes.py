@@ -1,4 +1,4 @@
-"""The published tokenizers and priors: every recipe is valid, has the published parameters, and a dry run plans it."""
+"""The published tokenizers and priors: every recipe is valid and has the published parameters; dry runs plan them."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def test_operations_of_an_rq_transformer_count_body_and_head(host: Host) -> None
 
 
 def test_a_dry_run_of_both_stages_needs_no_file_and_says_which_are_missing(host: Host) -> None:
-    planned_run = plan(host, "generation/next_scale_paper")
+    planned_run = plan(host, "generation/vqgan_paper", "model.prior.depth=1", "image_size=64")
     assert [stage.stage for stage in planned_run.stages] == ["codes", "prior"]
     assert all(stage.costs and stage.memory for stage in planned_run.stages), planned_run.notes
     assert [part.parameters for part in planned_run.parts if part.name.startswith("criteria")] == [0, PATCHES]

@@ -122,7 +122,17 @@ def test_a_recipe_that_samples_as_its_prior_cannot_is_refused_before_training(
         build_model(session.recipe, session.host)
 
 
-@pytest.mark.parametrize("field", [{"guidance": -1.0}, {"guidance": float("inf")}, {"steps": 0}, {"top_k": (3, 0)}])
+@pytest.mark.parametrize(
+    "field",
+    [
+        {"temperature": -1.0},
+        {"temperature": float("nan")},
+        {"guidance": -1.0},
+        {"guidance": float("inf")},
+        {"steps": 0},
+        {"top_k": (3, 0)},
+    ],
+)
 def test_settings_that_mean_nothing_are_refused(field: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(field))):
         SampleSettings(**field)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,9 +11,9 @@ from scipy.ndimage import gaussian_filter
 
 from cynosure.core.records import Prediction
 from cynosure.data.scenes import render_scenes
-from cynosure.errors import CynosureError
+from cynosure.errors import CheckpointError, CynosureError
 from cynosure_plugins.metrics.scene_match import SceneMatch
-from cynosure_plugins.metrics.scene_scorer import WEIGHTS
+from cynosure_plugins.metrics.scene_scorer import WEIGHTS, load_scorer
 from cynosure_tasks.text_to_image import TextToImage
 
 TASK = TextToImage(TextToImage.Config(), (64, 64))
@@ -72,3 +73,8 @@ def test_pictures_without_captions_are_an_error(scenes: dict) -> None:
 
 def test_the_weights_are_small_enough_to_come_along() -> None:
     assert WEIGHTS.stat().st_size < 1_000_000
+
+
+def test_a_missing_scorer_says_how_to_get_one(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"benchmarks/scene_scorer\.py` trains it"):
+        load_scorer(tmp_path / "gone.safetensors")

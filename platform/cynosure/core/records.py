@@ -182,7 +182,7 @@ class SampleSettings:
     known: torch.Tensor | None = None
 
     def __post_init__(self) -> None:
-        if self.temperature < 0:
+        if not 0 <= self.temperature < inf:
             raise ValueError(f"temperature must be 0 or more, not {self.temperature}")
         if any(k < 1 for k in by_depth(self.top_k)):
             raise ValueError(f"top_k must be 1 or more, not {self.top_k}")

@@ -19,7 +19,7 @@ from cynosure.data.loading import collate
 from cynosure.errors import CynosureError
 from cynosure.run.predictor import read_row
 from cynosure.run.seeds import row_seeds
-from cynosure.run.steering import check_codes, code_sizes, spec_of
+from cynosure.run.steering import check_codes, spec_of
 
 if TYPE_CHECKING:
     from cynosure.run.predictor import Predictor
@@ -165,10 +165,9 @@ def _square(vectors: np.ndarray) -> np.ndarray:
 
 def all_codes(spec: CodeSpec) -> np.ndarray:
     """Codes int64 [B, L, D] in which every id of every level appears."""
-    sizes = code_sizes(spec)[:, None]
     count = -(-spec.vocab_size // min(s.length for s in spec.segments))
     numbers = np.arange(count * spec.length).reshape(count, spec.length, 1)
-    return (numbers * (1 + 2 * np.arange(spec.depth))) % sizes
+    return (numbers * (1 + 2 * np.arange(spec.depth))) % spec.limits().numpy()
 
 
 @torch.inference_mode()

@@ -35,11 +35,6 @@ def spec_of(model: GuidedModel) -> CodeSpec:
     return model.tokenizer.spec
 
 
-def code_sizes(spec: CodeSpec) -> np.ndarray:
-    """K of every position, int64 [L]."""
-    return np.repeat([s.vocab_size for s in spec.segments], [s.length for s in spec.segments])
-
-
 def check_codes(codes: Any, spec: CodeSpec) -> np.ndarray:
     """Codes that somebody gives, as int64 [L, D]; -1 is free, and D may be left out where it is 1.
 
@@ -51,12 +46,12 @@ def check_codes(codes: Any, spec: CodeSpec) -> np.ndarray:
         found = f"{ids.dtype} {list(ids.shape)}"
         raise CynosureError(f"codes of this model are integers of shape {list(wanted)}, not {found}")
     ids = ids.reshape(wanted).astype(np.int64)
-    sizes = code_sizes(spec)
-    wrong = np.argwhere((ids < FREE) | (ids >= sizes[:, None]))
+    sizes = spec.limits().numpy()
+    wrong = np.argwhere((ids < FREE) | (ids >= sizes))
     if len(wrong):
         position, level = wrong[0]
         raise CynosureError(
-            f"position {position} has codes 0 to {sizes[position] - 1} (-1 leaves it to the prior), "
+            f"position {position} has codes 0 to {sizes[position, level] - 1} (-1 leaves it to the prior), "
             f"not {ids[position, level]}"
         )
     return ids

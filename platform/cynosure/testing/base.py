@@ -11,7 +11,9 @@ from cynosure.testing.samples import (
     CHANNELS,
     CODE_DIM,
     IMAGE_SIZE,
+    ODD_SIZE,
     ROWS,
+    built_at_odd_size,
     inputs,
     loosen,
     one_row,
@@ -105,3 +107,20 @@ def state_survives(subject: Subject) -> None:
         return [base(inputs(), _vectors(), task) for task in CHANNELS]
 
     require_state_round_trip(lambda seed: _build(subject, seed), use, loosen)
+
+
+@check("base")
+def takes_or_refuses_odd_sizes(subject: Subject) -> None:
+    base = built_at_odd_size(subject.build, shapes())
+    for task, channels in CHANNELS.items() if base is not None else ():
+        got, wanted = tuple(base(inputs(size=ODD_SIZE), _vectors(), task).shape), (ROWS, channels, *ODD_SIZE)
+        assert got == wanted, f"the output for pictures of {ODD_SIZE} pixels must be {wanted}, not {got}"
+
+
+@check("base")
+def works_under_autocast(subject: Subject) -> None:
+    base = loosen(_build(subject)).train()
+    for task in CHANNELS:
+        with torch.autocast("cpu", torch.bfloat16):
+            outputs = base(inputs(), _vectors(), task)
+        assert bool(outputs.isfinite().all()), "the output is not finite under bf16 autocast"

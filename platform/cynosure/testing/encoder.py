@@ -9,7 +9,9 @@ import torch
 from cynosure.testing.checks import Subject, check
 from cynosure.testing.samples import (
     CHANNELS,
+    ODD_SIZE,
     ROWS,
+    built_at_odd_size,
     inputs,
     loosen,
     one_row,
@@ -76,3 +78,20 @@ def state_survives(subject: Subject) -> None:
         return [encoder(inputs(), task) for task in CHANNELS]
 
     require_state_round_trip(lambda seed: _build(subject, seed), use, loosen)
+
+
+@check("encoder")
+def takes_or_refuses_odd_sizes(subject: Subject) -> None:
+    encoder = built_at_odd_size(subject.build, shapes())
+    for task in CHANNELS if encoder is not None else ():
+        context = encoder.eval()(inputs(size=ODD_SIZE), task)
+        assert bool(context.isfinite().all()), f"the context of pictures of {ODD_SIZE} pixels is not finite"
+
+
+@check("encoder")
+def works_under_autocast(subject: Subject) -> None:
+    encoder = loosen(_build(subject)).eval()
+    for task in CHANNELS:
+        with torch.autocast("cpu", torch.bfloat16):
+            context = encoder(inputs(), task)
+        assert bool(context.isfinite().all()), "the context is not finite under bf16 autocast"

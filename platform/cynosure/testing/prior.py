@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from cynosure.core.contracts import Quantizer
-from cynosure.core.records import Codes, CodeSpec, SampleSettings, Shapes
+from cynosure.core.records import Codes, CodeSpec, SampleSettings, Segment, Shapes
 from cynosure.errors import CynosureError
 from cynosure.testing.checks import Subject, check
 from cynosure.testing.samples import (
@@ -225,3 +225,41 @@ def state_survives(subject: Subject) -> None:
         return [_loss(prior, task, _shapes(subject)) for task in CHANNELS]
 
     require_state_round_trip(lambda seed: _build(subject, seed), use, loosen)
+
+
+@check("prior")
+def codes_keep_to_the_vocabulary_of_their_depth(subject: Subject) -> None:
+    usual, spec = shapes(depth=2), CodeSpec((Segment("codes", 4, 2, 16, (16, 3)),), grid=(2, 2))
+    of = replace(usual, spec=spec)
+    try:
+        prior = _build(subject, of=of)
+    except (CynosureError, ValueError):
+        return
+    loosen(prior).eval()
+    codes = Codes(_codes(usual).ids % torch.tensor([16, 3]), spec)
+    for task in CHANNELS:
+        loss = torch.stack(list(prior.loss(inputs(), codes, task).values())).sum()
+        assert bool(loss.isfinite()), "the loss of codes whose vocabulary depends on the depth is not finite"
+        ids = prior.sample(inputs(), task, SampleSettings(temperature=3.0), SEEDS).ids
+        assert int(ids[..., 1].max()) < 3, f"ids {ids[..., 1].flatten().tolist()} leave the 3 codes of their depth"
+
+
+@check("prior")
+def works_under_autocast(subject: Subject) -> None:
+    prior, of = _loosened(subject), _shapes(subject)
+    for task in CHANNELS:
+        wanted = _loss(prior, task, of)
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = _loss(prior, task, of)
+            ids = prior.sample(inputs(), task, SampleSettings(), SEEDS).ids
+        require_same(loss.float(), wanted, "bf16 autocast changes the loss by more than its precision", 0.05)
+        assert 0 <= int(ids.min()) and int(ids.max()) < 16, "samples under bf16 autocast leave [0, 16)"
+
+
+@check("prior")
+def takes_a_batch_of_one(subject: Subject) -> None:
+    prior, of = _loosened(subject).train(), _shapes(subject)
+    for task in CHANNELS:
+        one = Codes(_codes(of).ids[:1], _codes(of).spec)
+        loss = torch.stack(list(prior.loss(one_row(inputs(), 0), one, task).values())).sum()
+        assert bool(loss.isfinite()), "the loss of a single row is not finite"

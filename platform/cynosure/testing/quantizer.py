@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -10,7 +13,14 @@ from cynosure.core.contracts import Quantizer
 from cynosure.core.records import CodeSpec, Quantized
 from cynosure.errors import CynosureError
 from cynosure.testing.checks import Subject, check
+from cynosure.testing.ranks import AVAILABLE, State, on_two_ranks
 from cynosure.testing.samples import require_gradients, require_same, require_state_round_trip
+
+LARGER: Mapping[str, Callable[[Any], Any]] = {
+    "vocab_size": lambda size: 2 * size,
+    "sizes": lambda sizes: tuple(size + 1 for size in sizes),
+}
+"""Options that say how large a codebook is, and how to make it larger."""
 
 
 def _vectors(quantizer: Quantizer, batch: int = 4, length: int = 6, seed: int = 0) -> torch.Tensor:
@@ -22,11 +32,21 @@ def _spec(quantizer: Quantizer, vectors: torch.Tensor) -> CodeSpec:
     return CodeSpec(quantizer.segments(vectors.shape[1]))
 
 
-def _train(quantizer: Quantizer) -> None:
+def _train(quantizer: Quantizer, seeds: Iterable[int] = range(3)) -> None:
     quantizer.train()
-    for seed in range(3):
+    for seed in seeds:
+        torch.manual_seed(seed)  # quantizers may draw noise
         quantizer(_vectors(quantizer, seed=seed))
         quantizer.learn()
+
+
+def _state(quantizer: Quantizer) -> State:
+    return {name: value.clone() for name, value in quantizer.state_dict().items()}
+
+
+def _changed(quantizer: Quantizer, before: State) -> str:
+    """Names of what is not, bit for bit, as it was."""
+    return ", ".join(name for name, value in quantizer.state_dict().items() if not torch.equal(value, before[name]))
 
 
 def _total(quantized: Quantized) -> torch.Tensor:
@@ -113,10 +133,9 @@ def parameters_learn(subject: Subject) -> None:
 @check("quantizer")
 def evaluation_changes_nothing(subject: Subject) -> None:
     quantizer = subject.build().eval()
-    before = {name: value.clone() for name, value in quantizer.state_dict().items()}
+    before = _state(quantizer)
     first, second = quantizer(_vectors(quantizer)), quantizer(_vectors(quantizer))
-    changed = [name for name, value in quantizer.state_dict().items() if not torch.equal(value, before[name])]
-    assert not changed, f"evaluation changed {', '.join(changed)}"
+    assert not (changed := _changed(quantizer, before)), f"evaluation changed {changed}"
     assert torch.equal(first.ids, second.ids), "evaluation gives other ids the second time"
     assert torch.equal(first.vectors, second.vectors), "evaluation gives other vectors the second time"
 
@@ -125,10 +144,10 @@ def evaluation_changes_nothing(subject: Subject) -> None:
 def forward_leaves_learning_to_learn(subject: Subject) -> None:
     quantizer = subject.build().train()
     quantizer.learn()  # with nothing seen, nothing to learn
-    before = {name: value.clone() for name, value in quantizer.state_dict().items()}
+    before = _state(quantizer)
     quantizer(_vectors(quantizer))
-    changed = [name for name, value in quantizer.state_dict().items() if not torch.equal(value, before[name])]
-    assert not changed, f"forward changed {', '.join(changed)}; change state in `learn`, once an optimizer step"
+    changed = _changed(quantizer, before)
+    assert not changed, f"forward changed {changed}; change state in `learn`, once an optimizer step"
 
 
 @check("quantizer")
@@ -149,29 +168,107 @@ def micro_batches_teach_what_one_batch_teaches(subject: Subject) -> None:
 
 @check("quantizer")
 def computes_in_full_precision(subject: Subject) -> None:
-    quantizer = subject.build().eval()
-    vectors = _vectors(quantizer).bfloat16()
+    low, high = subject.build(), subject.build()
+    for mode in (False, True):
+        vectors = _vectors(low.train(mode)).bfloat16()
+        torch.manual_seed(0)
+        with torch.autocast("cpu", torch.bfloat16):
+            found = low(vectors)
+        torch.manual_seed(0)
+        wanted = high.train(mode)(vectors.float())
+        assert found.vectors.dtype == torch.float32, f"vectors are {found.vectors.dtype} under autocast, not float32"
+        assert torch.equal(found.ids, wanted.ids), "autocast changes the ids; compute distances in float32"
     with torch.autocast("cpu", torch.bfloat16):
-        low = quantizer(vectors)
-    high = quantizer(vectors.float())
-    assert low.vectors.dtype == torch.float32, f"vectors are {low.vectors.dtype} under autocast, must be float32"
-    assert torch.equal(low.ids, high.ids), "autocast changes the ids; compute distances in float32"
+        low.learn()
+    high.learn()
+    assert not (changed := _changed(low, _state(high))), f"autocast changes what is learnt: {changed}"
 
 
 @check("quantizer")
 def refuses_nan(subject: Subject) -> None:
-    quantizer = subject.build().train()
-    before = {name: value.clone() for name, value in quantizer.state_dict().items()}
+    quantizer, spared = subject.build().train(), subject.build().train()
+    before = _state(quantizer)
     vectors = _vectors(quantizer)
     vectors[0, 0, 0] = float("nan")
     try:
         quantizer(vectors)
+        quantizer(_vectors(quantizer))
         quantizer.learn()
     except CynosureError:
-        changed = [name for name, value in quantizer.state_dict().items() if not torch.equal(value, before[name])]
-        assert not changed, f"NaN was refused only after it changed {', '.join(changed)}"
+        changed = _changed(quantizer, before)
+        assert not changed, f"NaN was refused only after it changed {changed}"
+        for each in (quantizer, spared):
+            _train(each)
+        assert not (changed := _changed(quantizer, _state(spared))), f"a refused step is remembered in {changed}"
         return
     raise AssertionError("NaN was taken in training; raise TrainingError before any state changes")
+
+
+@check("quantizer")
+def ranks_stay_equal(subject: Subject) -> None:
+    if _learns(subject):
+        first, second = on_two_ranks(lambda rank: _as_rank(subject, rank))
+        changed = ", ".join(name for name, value in first.items() if not torch.equal(value, second[name]))
+        assert not changed, f"two ranks that saw other vectors have another {changed}; add up over ranks in `learn`"
+
+
+@check("quantizer")
+def ranks_learn_what_one_learns_from_all(subject: Subject) -> None:
+    if alone := _learns(subject):
+        first, _ = on_two_ranks(lambda rank: _as_rank(subject, rank))
+        for name, value in alone.items():
+            message = f"two ranks learn another {name} than one that sees the vectors of both"
+            require_same(first[name].double(), value.double(), message)
+
+
+def _learns(subject: Subject) -> State | None:
+    """The state after some steps; None for a quantizer whose state no step changes, or where nothing can be forked."""
+    quantizer = subject.build()
+    before = _state(quantizer)
+    _train(quantizer)
+    return _state(quantizer) if AVAILABLE and _changed(quantizer, before) else None
+
+
+def _as_rank(subject: Subject, rank: int) -> State:
+    """The state after the same steps on one of two ranks, each of which sees half of a batch."""
+    quantizer = subject.build().train()
+    for seed in range(3):
+        torch.manual_seed(seed)
+        quantizer(_vectors(quantizer, seed=seed).chunk(2)[rank])
+        quantizer.learn()
+    return _state(quantizer)
+
+
+@check("quantizer")
+def a_resumed_run_learns_on(subject: Subject) -> None:
+    """Moving averages, counts, the seeds of replacements: bit for bit what a run has that never stopped."""
+    original, resumed = subject.build(), subject.build(seed=1)
+    _train(original, range(2))
+    resumed.load_state_dict(original.state_dict())
+    for quantizer in (original, resumed):
+        _train(quantizer, range(2, 5))
+    changed = _changed(resumed, _state(original))
+    assert not changed, f"a resumed run has another {changed} than one that never stopped; keep all state in buffers"
+
+
+@check("quantizer")
+def refuses_a_codebook_of_another_size(subject: Subject) -> None:
+    quantizer = subject.build()
+    option = next((name for name in LARGER if name in subject.options), None)
+    if option is None or not quantizer.state_dict():
+        return
+    options = {**subject.options, option: LARGER[option](subject.options[option])}
+    try:
+        replace(subject, options=options).build().load_state_dict(quantizer.state_dict())
+    except CynosureError as error:
+        said = str(error)
+        sizes = set(re.findall(r"\d+", said))
+        assert option in said, f"the error for a codebook of another size does not name option {option}: {said}"
+        assert len(sizes) > 1, f"the error for a codebook of another size does not name both sizes: {said}"
+        return
+    except RuntimeError as error:
+        raise AssertionError(f"say in one sentence that a codebook has another size, not: {error}") from None
+    raise AssertionError(f"the codebook of another {option} was taken")
 
 
 @check("quantizer")
@@ -189,3 +286,15 @@ def takes_a_batch_of_one(subject: Subject) -> None:
     for mode in (True, False):
         found = quantizer.train(mode)(_vectors(quantizer, batch=1, length=1))
         assert bool(found.vectors.isfinite().all()), "a single vector gives vectors that are not finite"
+
+
+@check("quantizer")
+def learns_from_fewer_vectors_than_codes(subject: Subject) -> None:
+    quantizer = subject.build()
+    for seed in range(4):
+        quantizer.train()(_vectors(quantizer, batch=1, length=1, seed=seed))
+        quantizer.learn()
+    bad = ", ".join(name for name, value in quantizer.state_dict().items() if not bool(value.isfinite().all()))
+    assert not bad, f"after steps of one vector {bad} is not finite"
+    found = quantizer.eval()(_vectors(quantizer))
+    assert bool(found.vectors.isfinite().all()), "after steps of one vector the vectors are not finite"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,8 +12,11 @@ from torch import nn
 
 from cynosure.core.contracts import DatasetInfo, Quantizer, Tokenizer
 from cynosure.core.records import CodeSpec, Encoded, Quantized, Segment, Shapes
+from cynosure.errors import CynosureError
 
 IMAGE_SIZE = (32, 32)
+ODD_SIZE = (30, 45)
+"""Pixels that are no multiple of a patch."""
 CHANNELS = {"first": 3, "second": 5}
 ROWS = 4
 CODE_DIM = 8
@@ -76,17 +80,17 @@ def without_codes() -> Shapes:
     return Shapes(IMAGE_SIZE, CHANNELS)
 
 
-def inputs(seed: int = 0) -> dict[str, Any]:
+def inputs(seed: int = 0, size: tuple[int, int] = IMAGE_SIZE) -> dict[str, Any]:
     """Inputs of four rows of any task: image in [-1, 1], caption, label."""
     generator = torch.Generator().manual_seed(seed)
-    image = torch.rand(ROWS, 3, *IMAGE_SIZE, generator=generator) * 2 - 1
+    image = torch.rand(ROWS, 3, *size, generator=generator) * 2 - 1
     captions = [f"{word} number {seed}" for word in ("a red box", "two balls", "", "größe: ein Würfel")]
     return {"image": image, "caption": captions, "label": torch.arange(ROWS) + seed}
 
 
-def targets(task: str, seed: int = 0) -> torch.Tensor:
+def targets(task: str, seed: int = 0, size: tuple[int, int] = IMAGE_SIZE) -> torch.Tensor:
     """Targets of four rows as a tokenizer sees them, [4, C, 32, 32]."""
-    return torch.randn(ROWS, CHANNELS[task], *IMAGE_SIZE, generator=torch.Generator().manual_seed(seed))
+    return torch.randn(ROWS, CHANNELS[task], *size, generator=torch.Generator().manual_seed(seed))
 
 
 def one_row(values: Mapping[str, Any], row: int) -> dict[str, Any]:
@@ -116,6 +120,17 @@ def row(seed: int = 0, size: tuple[int, int] = (37, 53), thing: int = 2) -> dict
         "image_id": seed,
         "file_name": f"{seed}.png",
     }
+
+
+def built_at_odd_size(build: Callable[[Shapes], Any], of: Shapes) -> Any:
+    """The part at `ODD_SIZE`, or None if it refuses that size in a sentence that names it."""
+    try:
+        return build(replace(of, image_size=ODD_SIZE))
+    except (CynosureError, ValueError) as error:
+        said = str(error)
+        named = "image" in said and "size" in said and all(str(side) in said for side in ODD_SIZE)
+        assert named, f"say that the image size {ODD_SIZE} does not fit, and what does, not: {said}"
+        return None
 
 
 def loosen(module: nn.Module) -> nn.Module:

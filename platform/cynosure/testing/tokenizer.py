@@ -10,6 +10,8 @@ from cynosure.core.contracts import Tokenizer
 from cynosure.testing.checks import Subject, check
 from cynosure.testing.samples import (
     CHANNELS,
+    ODD_SIZE,
+    built_at_odd_size,
     inputs,
     loosen,
     one_row,
@@ -115,3 +117,33 @@ def state_survives(subject: Subject) -> None:
         loosen(tokenizer).train()(targets(task), inputs(), task)
 
     require_state_round_trip(lambda seed: _build(subject, seed), use, change)
+
+
+@check("tokenizer")
+def takes_or_refuses_odd_sizes(subject: Subject) -> None:
+    tokenizer = built_at_odd_size(lambda of: subject.build(of, subject.part("quantizer")), without_codes())
+    for task in CHANNELS if tokenizer is not None else ():
+        encoded = tokenizer.eval()(targets(task, size=ODD_SIZE), inputs(size=ODD_SIZE), task)
+        assert bool(encoded.vectors.isfinite().all()), f"the vectors of {ODD_SIZE} pixels are not finite"
+
+
+@check("tokenizer")
+def takes_a_batch_of_one(subject: Subject) -> None:
+    tokenizer = _build(subject)
+    for mode in (True, False):
+        for task in CHANNELS:
+            encoded = tokenizer.train(mode)(targets(task)[:1], one_row(inputs(), 0), task)
+            assert bool(encoded.vectors.isfinite().all()), "a single row gives vectors that are not finite"
+
+
+@check("tokenizer")
+def works_under_autocast(subject: Subject) -> None:
+    tokenizer = _build(subject)
+    loosen(tokenizer).train()
+    for task in CHANNELS:
+        with torch.autocast("cpu", torch.bfloat16):
+            encoded = tokenizer(targets(task), inputs(), task)
+        assert encoded.vectors.dtype == torch.float32, f"vectors are {encoded.vectors.dtype} under autocast"
+        assert bool(encoded.vectors.isfinite().all()), "vectors are not finite under bf16 autocast"
+        again = tokenizer.vectors(encoded.codes)
+        assert again.shape == encoded.vectors.shape, "the ids written under autocast are no codes"

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from cynosure.components import PARTS_OF
 from cynosure.errors import CheckpointError
 from cynosure.train.checkpoint import model_file, read_tensors, shapes_of, some
 from cynosure.train.groups import begins, check_prefixes
@@ -70,14 +71,21 @@ def _source(run: Run) -> tuple[dict[str, torch.Tensor], Path]:
 
 def _require_shapes(own: Tensors, given: Tensors, file: Path) -> None:
     wanted, found = shapes_of(own), shapes_of(given)
-    wrong = [name for name in found if found[name] != wanted[name]]
+    wrong = [name for name in wanted if name in found and found[name] != wanted[name]]
     if wrong:
         shown = some([f"{name} is {list(found[name])}, here {list(wanted[name])}" for name in wrong])
         names = ", ".join(dict.fromkeys(name.rpartition(".")[0] or name for name in wrong))
+        options = ", ".join(dict.fromkeys(map(_option, wrong)))
         raise CheckpointError(
-            f"init.from: {len(wrong)} arrays of {file} have another shape than this model's ({shown}): change the "
-            f"recipe, or let them begin anew with init.fresh: [{names}]."
+            f"init.from: {len(wrong)} arrays of {file} have another shape than this model's ({shown}): change "
+            f"{options} in the recipe, or let them begin anew with init.fresh: [{names}]."
         )
+
+
+def _option(name: str) -> str:
+    """Where a recipe describes the part that an array belongs to."""
+    kind, part, *_ = (*name.split("."), "")
+    return f"model.{kind}.{part}" if part in PARTS_OF.get(kind, {}) else f"model.{kind}"
 
 
 def _parts(names: Sequence[str], taken: Collection[str]) -> list[str]:

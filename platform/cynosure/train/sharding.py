@@ -29,8 +29,8 @@ from cynosure.core.shards import is_sharded, whole
 from cynosure.errors import TrainingError
 
 TORCH = "2.13"
-METHODS = ("vectors", "loss", "sample")
-"""What a model calls of its parts besides `forward`."""
+METHODS = ("vectors", "soft_codes", "penalties", "loss", "sample", "modulate")
+"""What is called of units besides `forward`."""
 
 
 def wanted() -> bool:
@@ -69,12 +69,11 @@ def shard(model: GuidedModel) -> None:
     parts = [part for part in model.children() if part is not model.criteria]
     for unit in [*_blocks(model), *parts]:
         fully_shard(unit, reshard_after_forward=_reshards(), ignored_params=ignored)
-    for part in parts:
         for method in METHODS:
-            if hasattr(part, method):
-                register_fsdp_forward_method(part, method)
-    for parameter in ignored:
-        parameter.register_post_accumulate_grad_hook(_average_gradient)
+            if hasattr(unit, method):
+                register_fsdp_forward_method(unit, method)
+    for parameter in ignored:  # which of them learn, each stage says anew
+        parameter.requires_grad_().register_post_accumulate_grad_hook(_average_gradient)
 
 
 def _reshards() -> bool:

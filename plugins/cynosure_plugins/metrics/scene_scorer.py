@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from cynosure.data.scenes.captions import SIZES, Described, NamedObject
 from cynosure.data.scenes.layout import COLORS, SHAPES
+from cynosure.errors import CheckpointError
 from cynosure.train.checkpoint import load_state, read_tensors
 
 SIZE = 64
@@ -123,7 +124,9 @@ def _kinds(name: NamedObject, sized: bool) -> tuple[int, int, int | slice]:
 
 @lru_cache(maxsize=1)
 def load_scorer(file: Path = WEIGHTS) -> SceneScorer:
-    """The trained scorer, in evaluation mode, one for all that ask for it."""
+    """The trained scorer, in evaluation mode, one for all that ask for it. Raises CheckpointError without its file."""
+    if not file.is_file():
+        raise CheckpointError(f"there is no scorer of scenes in {file}: `python benchmarks/scene_scorer.py` trains it.")
     scorer = SceneScorer()
     tensors = {
         name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in read_tensors(file)[0].items()

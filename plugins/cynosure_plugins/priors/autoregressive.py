@@ -15,6 +15,7 @@ from cynosure.core.blocks import NORM_EPS, DecoderBlock, KVCache, zero_initializ
 from cynosure.core.contracts import Encoder, PartConfig, Prior
 from cynosure.core.decoding import draw, outside, row_uniforms
 from cynosure.core.guidance import ConditionDropout, copies, guide, require_guidance
+from cynosure.core.packing import sampling
 from cynosure.core.records import Codes, CodeSpec, SampleSettings, Shapes
 from cynosure.errors import CynosureError
 
@@ -93,7 +94,7 @@ class Autoregressive(Prior):
     @torch.no_grad()
     def sample(self, inputs: Mapping[str, Any], task: str, settings: SampleSettings, seeds: torch.Tensor) -> Codes:
         tokens = torch.empty(len(seeds), self.positions.shape[1], dtype=torch.long, device=seeds.device)
-        with torch.inference_mode():  # a third faster; the tokens were made outside, so that training may use them
+        with sampling(self.blocks, self.head):  # the tokens were made outside, so that training may use them
             self._write(tokens, inputs, task, settings, row_uniforms(seeds, tokens.shape[1]))
         ids = (tokens - self.first) % self.spec.vocab_size
         return Codes(ids.view(-1, self.spec.length, self.spec.depth), self.spec)

@@ -15,6 +15,7 @@ from cynosure.core.blocks import Block, KVCache
 from cynosure.core.contracts import Encoder, PartConfig, Prior
 from cynosure.core.decoding import draw, outside, row_uniforms
 from cynosure.core.guidance import guide
+from cynosure.core.packing import sampling
 from cynosure.core.records import Codes, SampleSettings, Shapes
 from cynosure.errors import CynosureError
 from cynosure_plugins.priors.prefix import Prefix, initialize
@@ -92,7 +93,7 @@ class GPT(Prior):
     @torch.no_grad()
     def sample(self, inputs: Mapping[str, Any], task: str, settings: SampleSettings, seeds: torch.Tensor) -> Codes:
         tokens = torch.empty(len(seeds), len(self.limits), dtype=torch.long, device=seeds.device)
-        with torch.inference_mode():  # the tokens were made outside, so that training may use them
+        with sampling(self.blocks, self.head):  # the tokens were made outside, so that training may use them
             self._write(tokens, inputs, task, settings, row_uniforms(seeds, tokens.shape[1]))
         return Codes(tokens.view(-1, self.spec.length, self.spec.depth), self.spec)
 

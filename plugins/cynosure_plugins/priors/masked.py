@@ -16,6 +16,7 @@ from cynosure.core.blocks import Block
 from cynosure.core.contracts import Encoder, PartConfig, Prior
 from cynosure.core.decoding import draw_all, outside, row_uniforms
 from cynosure.core.guidance import copies, guide
+from cynosure.core.packing import sampling
 from cynosure.core.records import Codes, SampleSettings, Shapes
 from cynosure.errors import CynosureError
 from cynosure_plugins.encoders.label import read_labels
@@ -128,6 +129,15 @@ class Masked(Prior):
 
     @torch.no_grad()
     def sample(self, inputs: Mapping[str, Any], task: str, settings: SampleSettings, seeds: torch.Tensor) -> Codes:
+        with sampling(self.blocks, self.dense):
+            ids = self._write(inputs, task, settings, seeds)
+        ids = ids.clone()  # outside of inference mode, so that training may use them
+        return Codes(ids.view(-1, self.spec.length, self.spec.depth), self.spec)
+
+    def _write(
+        self, inputs: Mapping[str, Any], task: str, settings: SampleSettings, seeds: torch.Tensor
+    ) -> torch.Tensor:
+        """Codes [B, L*D]."""
         batch, total = len(seeds), len(self.real)
         ids = torch.where(self.real, MASK, 0).expand(batch, -1)
         if settings.known is not None:
@@ -145,7 +155,7 @@ class Masked(Prior):
             spread = self.choice_temperature * (1 - done) if settings.temperature > 0 else 0.0
             noise = spread * gumbel(uniforms[:, step, 1])
             answer, ids = remask(logits, ids, drawn, noise, initial, done, self.config.schedule)
-        return Codes(answer.view(-1, self.spec.length, self.spec.depth), self.spec)
+        return answer
 
     def _guided(self, prefix: torch.Tensor, ids: torch.Tensor, guidance: float) -> torch.Tensor:
         """Logits [B, L*D, K] of codes, -inf where one does not exist; prefix has twice the rows of ids for guidance."""

@@ -16,6 +16,7 @@ from cynosure.core.blocks import KVCache
 from cynosure.core.contracts import Encoder, PartConfig, Prior, Tokenizer
 from cynosure.core.decoding import draw, row_uniforms
 from cynosure.core.guidance import guide
+from cynosure.core.packing import sampling
 from cynosure.core.records import Codes, CodeSpec, SampleSettings, Shapes
 from cynosure.errors import CynosureError
 from cynosure_plugins.priors.adaptive import AdaptiveBlock, AdaptiveNorm
@@ -137,7 +138,7 @@ class NextScale(Prior):
     @torch.no_grad()
     def sample(self, inputs: Mapping[str, Any], task: str, settings: SampleSettings, seeds: torch.Tensor) -> Codes:
         ids = torch.zeros(len(seeds), self.spec.length, dtype=torch.long, device=seeds.device)
-        with torch.inference_mode():  # the ids were made outside, so that training may use them
+        with sampling(self.blocks, self.norm, self.head):  # the ids were made outside, so that training may use them
             self._write(ids, inputs, task, settings, row_uniforms(seeds, self.spec.length))
         return Codes(ids[..., None], self.spec)
 

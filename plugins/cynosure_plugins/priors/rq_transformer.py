@@ -15,6 +15,7 @@ from cynosure.core.blocks import Block, KVCache, positions, zero_initialized
 from cynosure.core.contracts import Encoder, PartConfig, Prior, Tokenizer
 from cynosure.core.decoding import draw, outside, row_uniforms
 from cynosure.core.guidance import guide
+from cynosure.core.packing import sampling
 from cynosure.core.records import Codes, CodeSpec, SampleSettings, Shapes, SoftTargets
 from cynosure.errors import CynosureError
 from cynosure_plugins.priors.prefix import Prefix
@@ -173,7 +174,7 @@ class RQTransformer(Prior):
         L, D = self.spec.length, self.spec.depth
         ids = torch.empty(len(seeds), L, D, dtype=torch.long, device=seeds.device)
         uniforms = row_uniforms(seeds, L * D).view(-1, L, D)
-        with torch.inference_mode():  # a third faster; the ids were made outside, so that training may use them
+        with sampling(self.body, self.head, self.classifiers):  # ids made outside, so that training may use them
             self._write(ids, inputs, task, settings, uniforms)
         return Codes(ids, self.spec)
 

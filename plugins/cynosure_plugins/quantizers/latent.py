@@ -11,6 +11,7 @@ from torch import nn
 from cynosure import hookimpl
 from cynosure.core.contracts import PartConfig, Quantizer
 from cynosure.core.records import Quantized, Segment
+from cynosure.errors import CheckpointError
 from cynosure_plugins.quantizers.codebook import Watch, block_rows, count_by_code, require_width
 from cynosure_plugins.quantizers.gradients import straight_through
 from cynosure_plugins.quantizers.tripod import multi_information, spread
@@ -157,6 +158,15 @@ class LatentQuantizer(Quantizer):
     def learn(self) -> None:
         """Values learn by gradient; raises TrainingError when the vectors of the step were not finite."""
         self._watch.end_step()
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        held = state_dict.get(f"{prefix}values")
+        if held is not None and held.shape != self.values.shape:
+            raise CheckpointError(
+                f"The checkpoint holds {held.numel()} values of latents, this model {self.values.numel()}: give the "
+                "quantizer the checkpoint's `sizes` and `shared`."
+            )
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
 
 def _dependence(bounded: torch.Tensor, vectors: torch.Tensor) -> torch.Tensor:

@@ -143,10 +143,14 @@ class Codebook(nn.Module):
     def learn(self) -> None:
         """Decay the totals, add what the step has seen, replace what is no longer used."""
         totals, drawn = self._totals, self._drawn
-        self._totals = self._drawn = None
+        self.forget()
         if totals is not None:
             self._add(*sum_over_ranks(*totals))
             self._replace_unused(drawn)
+
+    def forget(self) -> None:
+        """Leave out what the step has seen."""
+        self._totals = self._drawn = None
 
     def _add(self, counts: torch.Tensor, sums: torch.Tensor) -> None:
         require_finite(sums, f" at codebook step {int(self.step)}")

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from cynosure import hookimpl
 from cynosure.core.contracts import Quantizer
 from cynosure.core.records import Quantized
+from cynosure.errors import TrainingError
 from cynosure_plugins.quantizers.codebook import Search, count_by_code, require_width
 from cynosure_plugins.quantizers.gradients import straight_through
 from cynosure_plugins.quantizers.learning import Codebook, CodebookConfig, Update
@@ -187,9 +188,14 @@ class ResidualQuantizer(Quantizer):
     def learn(self) -> None:
         if self._ahead:
             self.codebooks.load_state_dict(self._ahead.pop().state_dict())
-        for book in self.codebooks:
-            assert isinstance(book, Codebook)
-            book.learn()
+        books = [self._book(depth) for depth in range(len(self.codebooks))]
+        try:
+            for book in books:
+                book.learn()
+        except TrainingError:
+            for book in books:
+                book.forget()
+            raise
 
 
 @hookimpl

@@ -1,196 +1,20 @@
-"""The contracts between parts: abstract classes that a plugin implements, once and finally.
+"""Contracts of what a model is built of: modules with weights, plugged together.
 
-Every part has a nested pydantic `Config` and is built as `Part(config, ...)` with the arguments its contract names.
 Shapes: B batch, N patches, L code length, D depth, K vocabulary, d width, C channels, H W pixels.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict
 from torch import nn
 
-from cynosure.core.records import (
-    Batch,
-    Codes,
-    CodeSpec,
-    Encoded,
-    Example,
-    Imported,
-    Prediction,
-    Quantized,
-    SampleSettings,
-    Segment,
-    SoftTargets,
-)
+from cynosure.core.contracts.config import PartConfig
+from cynosure.core.records import Codes, CodeSpec, Encoded, Quantized, SampleSettings, Segment, SoftTargets
 from cynosure.errors import CynosureError
-
-
-class PartConfig(BaseModel):
-    """Base of every nested `Config`: unknown options are errors, values never change after validation."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class DatasetInfo(BaseModel):
-    """What a dataset says about itself: `classes` are (name, is_thing) of class ids 1, 2, ... (0 is void)."""
-
-    model_config = ConfigDict(frozen=True)
-    name: str
-    fields: tuple[str, ...]
-    classes: tuple[tuple[str, bool], ...] = ()
-    category_ids: tuple[int, ...] = ()
-
-
-class Dataset(ABC):
-    """Rows by split. A row is a dict of the fields in `info.fields`, in these canonical forms:
-
-    image uint8 [H, W, 3]; panoptic int [H, W, 2] = (class, instance), class 0 is void; crowd int [H, W], the class of
-    crowds that panoptic leaves void, 0 elsewhere; depth float32 [H, W] metres, 0 where missing; low_light uint8
-    [H, W, 3]; caption str; label int; factors int64 [S]; image_id int and file_name str, the authors' name of it.
-    """
-
-    Config: ClassVar[type[PartConfig]]
-
-    @property
-    @abstractmethod
-    def info(self) -> DatasetInfo: ...
-
-    @abstractmethod
-    def rows(self, split: str) -> Sequence[Mapping[str, Any]] | Iterable[Mapping[str, Any]]:
-        """Rows of 'train', 'validation' or 'test'; with `__len__` and `__getitem__` unless the dataset streams.
-
-        Raises DataError when the split does not exist or holds no row.
-        """
-
-    def count(self, split: str) -> int | None:
-        """Rows of a split, found without reading them, damaged ones included; None where that cannot be."""
-        return None
-
-
-class Task(ABC):
-    """A vision task in three small functions (prepare, loss, decode) and metadata.
-
-    Built as `Task(config, image_size)`, with image_size (H, W) in pixels.
-    """
-
-    Config: ClassVar[type[PartConfig]]
-    fields: tuple[str, ...]
-    """Columns that a training row must have; what the class says is what every dataset of the task must have."""
-    inputs: tuple[str, ...] = ("image",)
-    """The columns among `fields` that are known when predicting; none where pictures are made out of nothing."""
-    one_to_many: ClassVar[bool] = False
-    """Whether several different answers are right for one input."""
-
-    name: str
-    config: PartConfig
-    image_size: tuple[int, int]
-
-    @classmethod
-    def configure(cls, options: Mapping[str, Any], info: DatasetInfo) -> Mapping[str, Any]:
-        """Options completed from the dataset, such as its classes; the result is saved with the run."""
-        return options
-
-    @property
-    @abstractmethod
-    def channels(self) -> int:
-        """C: channels of the raw output and of `encode_targets`."""
-
-    @abstractmethod
-    def prepare(self, row: Mapping[str, Any], rng: np.random.Generator, train: bool) -> Example:
-        """One row -> one example of fixed shapes. Without the target columns, an example without targets."""
-
-    @abstractmethod
-    def encode_targets(self, batch: Batch) -> torch.Tensor:
-        """Targets as the oracle sees them, float [B, C, H, W]."""
-
-    @abstractmethod
-    def loss(self, outputs: torch.Tensor, batch: Batch) -> dict[str, torch.Tensor]:
-        """Named scalar losses of raw outputs [B, C, H, W]; their sum is minimised."""
-
-    @abstractmethod
-    def decode(self, outputs: torch.Tensor, batch: Batch) -> list[Prediction]:
-        """Raw outputs [B, C, H, W] -> answers at the model's resolution."""
-
-    @abstractmethod
-    def truth(self, batch: Batch) -> list[Prediction]:
-        """The targets in the form that `decode` gives, for metrics and pictures."""
-
-    @abstractmethod
-    def draw(self, prediction: Prediction) -> np.ndarray:
-        """An answer as a picture, uint8 [H, W, 3]."""
-
-    def describe(self, inputs: Mapping[str, Any]) -> str:
-        """What one row asks for, in words, where it is no picture that asks: a caption, the name of a class."""
-        return ""
-
-    @abstractmethod
-    def metrics(self) -> Mapping[str, Mapping[str, Any]]:
-        """Registered metrics by name with their options, e.g. {"panoptic_quality": {"classes": ...}}."""
-
-    @abstractmethod
-    def baseline(self, batches: Iterator[Batch]) -> Callable[[Batch], list[Prediction]]:
-        """The trivial answer learnt from training batches (mean depth, grey, largest class), to be beaten."""
-
-    @abstractmethod
-    def restore(self, prediction: Prediction, image: np.ndarray) -> Prediction:
-        """The answer at the resolution of the original picture, uint8 [H, W, 3]."""
-
-    @abstractmethod
-    def save(self, prediction: Prediction, path: Path) -> list[Path]:
-        """Write the answer to `path` (and files beside it) in a format that the task's users have tools for."""
-
-
-class Protocol(ABC):
-    """A published way to measure a task. Built as `Protocol(config, task)`.
-
-    For each row evaluation calls `row`, the task's `prepare`, `example`, the model, the task's `decode` and `answer`;
-    the metrics compare what `answer` and `truth` give. The task's own size and truth play no part.
-    """
-
-    Config: ClassVar[type[PartConfig]]
-    tasks: ClassVar[tuple[str, ...]]
-    """The registered tasks that it measures; tasks that derive from them are measured too."""
-    fields: ClassVar[tuple[str, ...]] = ()
-    """Columns that rows must have, beside those that the task needs."""
-    sampling: ClassVar[Mapping[str, Any]] = {}
-    """How codes are sampled (fields of SampleSettings); what it leaves out is as in the recipe."""
-
-    def __init__(self, config: Any, task: Task) -> None:
-        self.config, self.task = config, task
-
-    def row(self, row: Mapping[str, Any]) -> Mapping[str, Any]:
-        """The row as the model is shown it, for example a crop of it. DataError for a row that cannot be measured."""
-        return row
-
-    def example(self, example: Example) -> Example:
-        """The prepared example, for example on another scale."""
-        return example
-
-    @abstractmethod
-    def answer(self, prediction: Prediction, row: Mapping[str, Any]) -> Prediction:
-        """What the task's `decode` gave for the dataset's `row`, at the size at which answers are compared."""
-
-    @abstractmethod
-    def truth(self, row: Mapping[str, Any]) -> Prediction:
-        """What the answer to the dataset's `row` is compared with."""
-
-    @abstractmethod
-    def metrics(self) -> Mapping[str, Mapping[str, Any]]:
-        """Registered metrics by name with their options."""
-
-    def save(self, answer: Prediction, row: Mapping[str, Any], number: int, folder: Path) -> Any:
-        """Write the answer to the `number`-th row; returns what `index` needs to know of it, as JSON values."""
-        answer.save(folder / f"{number:06d}.png")
-
-    def index(self, saved: Sequence[Any], folder: Path) -> None:  # noqa: B027
-        """Write what lists all saved answers, if the format has such a file; `saved` is in the order of the rows."""
 
 
 class Quantizer(nn.Module, ABC):
@@ -382,17 +206,3 @@ class Prior(nn.Module, ABC):
     def sample(self, inputs: Mapping[str, Any], task: str, settings: SampleSettings, seeds: torch.Tensor) -> Codes:
         """Codes drawn given the inputs of B rows; a row's codes depend on its inputs and its own seed (int64 [B]) only,
         never on the rows beside it."""
-
-
-class Importer(ABC):
-    """Reads the published checkpoints of another system, for `cynosure convert`. Built as `Importer(config)`."""
-
-    Config: ClassVar[type[PartConfig]]
-
-    @abstractmethod
-    def read(self, files: Sequence[Path]) -> Imported:
-        """The files of one model, in any order, perhaps not all of them; tensors stay on disk until they are made.
-
-        Code inside a file never runs: no pickles. Raises CheckpointError with everything that is wrong: a file that
-        cannot be read or is of another system, names missing or left over, shapes that do not fit.
-        """
