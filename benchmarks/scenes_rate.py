@@ -33,7 +33,7 @@ def main() -> None:
         print(f"{size} px: {count / seconds:.0f} images/s a core, with labels, captions and low light")
     with tempfile.TemporaryDirectory() as folder:
         dataset = build_scenes(0, 256, 64, cache_dir=folder, processes=1)
-        for fields in (("image", "panoptic", "depth"), ("image", "panoptic", "depth", "low_light", "caption")):
+        for fields in (("image", "panoptic", "depth"), ("image", "panoptic", "depth", "degraded", "caption")):
             rows = SceneRows(dataset, 64, fields)
             order = np.random.default_rng(0).permutation(len(rows)).tolist()
             seconds = best(lambda: [rows[row] for row in order])  # noqa: B023

@@ -77,15 +77,15 @@ class Enhancement(Task):
             return usual | {name: weight for name, weight in given.items() if weight is not None}
 
     name = "enhancement"
-    fields: tuple[str, ...] = ("low_light",)
-    inputs = ("low_light",)
+    fields: tuple[str, ...] = ("degraded",)
+    inputs = ("degraded",)
     config: Config
 
     def __init__(self, config: Config, image_size: tuple[int, int]) -> None:
         self.config = config
         self.image_size = image_size
         if config.reference == "supervised":
-            self.fields = ("low_light", "image")
+            self.fields = ("degraded", "image")
 
     @classmethod
     def configure(cls, options: Mapping[str, Any], info: DatasetInfo) -> Mapping[str, Any]:
@@ -98,7 +98,7 @@ class Enhancement(Task):
         return curve_channels(self.config.shared)
 
     def prepare(self, row: Mapping[str, Any], rng: np.random.Generator, train: bool) -> Example:
-        pictures = {"image": row_image(row, "low_light")}
+        pictures = {"image": row_image(row, "degraded")}
         if row.get("image") is not None:
             pictures["rgb"] = row_image(row)
         if train:
@@ -112,7 +112,7 @@ class Enhancement(Task):
         """Picture and answer, flipped and cropped alike."""
         sizes = {picture.shape for picture in pictures.values()}
         if len(sizes) > 1:
-            raise DataError(f"{row_name(row)}: low_light and image differ in size; store both at the same")
+            raise DataError(f"{row_name(row)}: degraded and image differ in size; store both at the same")
         if self.config.augment != "none" and rng.random() < 0.5:
             pictures = {name: picture[:, ::-1] for name, picture in pictures.items()}
         if self.config.augment == "crop":

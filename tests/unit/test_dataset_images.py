@@ -114,9 +114,9 @@ def test_metadata_gives_captions_and_pairs(tmp_path):
             entry = {"file_name": f"{100 + i}.png", "low_file_name": f"{i:03}.png", "caption": f"picture {i}"}
             file.write(json.dumps(entry) + "\n")
     data = images(tmp_path / "in")
-    assert data.info.fields == ("image", "caption", "low_light")
+    assert data.info.fields == ("image", "caption", "degraded")
     for row in data.rows("train"):
-        number = int(row["low_light"][0, 0, 0])
+        number = int(row["degraded"][0, 0, 0])
         assert int(row["image"][0, 0, 0]) == 100 + number and row["caption"] == f"picture {number}"
 
 

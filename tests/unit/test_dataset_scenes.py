@@ -23,11 +23,11 @@ def test_rows_have_every_field_in_canonical_form():
     data = scenes(size=(24, 32))
     row = data.rows("test")[0]
     assert set(row) == set(data.info.fields)
-    assert row["image"].shape == row["low_light"].shape == (24, 32, 3)
-    assert row["image"].dtype == row["low_light"].dtype == np.uint8
+    assert row["image"].shape == row["degraded"].shape == (24, 32, 3)
+    assert row["image"].dtype == row["degraded"].dtype == np.uint8
     assert row["panoptic"].shape == (24, 32, 2) and row["panoptic"].dtype.kind == "i"
     assert row["depth"].shape == (24, 32) and row["depth"].dtype == np.float32 and row["depth"].max() > 0
-    assert row["low_light"].mean() < row["image"].mean()
+    assert row["degraded"].mean() < row["image"].mean()
     assert isinstance(row["caption"], str) and " " in row["caption"]
     labels = np.unique(row["panoptic"][..., 0])
     assert labels.min() >= 1 and labels.max() <= len(data.info.classes)

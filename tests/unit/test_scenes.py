@@ -15,7 +15,7 @@ from cynosure.data.scenes.trace import FAR, GROUND, SKY, meet, nearest, surfaces
 from cynosure.data.scenes.view import center_rays, make_view
 from cynosure.errors import DataError
 
-MAPS = ("image", "panoptic", "depth", "low_light")
+MAPS = ("image", "panoptic", "depth", "degraded")
 
 
 @pytest.fixture(scope="module")
@@ -235,7 +235,7 @@ def test_scenes_vary_and_colours_follow_shapes():
 
 
 def test_low_light_is_a_dark_noisy_copy(scenes):
-    image, dark = scenes["image"].astype(float), scenes["low_light"].astype(float)
+    image, dark = scenes["image"].astype(float), scenes["degraded"].astype(float)
     assert (dark.mean(axis=(1, 2, 3)) < 0.4 * image.mean(axis=(1, 2, 3))).all()
     gain = dark.mean(axis=(1, 2)) / image.mean(axis=(1, 2))
     assert gain.min() > 0.04 and gain.std() > 0.02, "exposures vary"
@@ -245,7 +245,7 @@ def test_low_light_is_a_dark_noisy_copy(scenes):
 
 def test_images_need_not_be_square():
     scenes = render_scenes(0, np.arange(3), (32, 48))
-    assert scenes["image"].shape == scenes["low_light"].shape == (3, 32, 48, 3)
+    assert scenes["image"].shape == scenes["degraded"].shape == (3, 32, 48, 3)
     assert scenes["panoptic"].shape == (3, 32, 48, 2) and scenes["panoptic"].dtype == np.int16
     assert scenes["depth"].shape == (3, 32, 48) and scenes["depth"].dtype == np.float32
     assert len(scenes["caption"]) == len(scenes["objects"]) == 3

@@ -20,7 +20,7 @@ def make(folder: Path, **options):
 def assert_rendered(rows, indices):
     scenes = render_scenes(3, np.asarray(indices), SIZE)
     for place, row in enumerate(rows):
-        for name in ("image", "panoptic", "depth", "low_light"):
+        for name in ("image", "panoptic", "depth", "degraded"):
             assert row[name].dtype == scenes[name].dtype and np.array_equal(row[name], scenes[name][place]), name
         assert row["caption"] == scenes["caption"][place] and row["objects"] == scenes["objects"][place]
         assert row["index"] == indices[place]

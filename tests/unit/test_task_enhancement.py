@@ -86,7 +86,7 @@ def test_answers_have_the_picture_s_own_detail() -> None:
     """What is restored is the curves of the small picture on the large one, not the small answer enlarged."""
     task, picture = enhancement(), photo(150, 200)
     outputs = torch.randn(1, 24, *SIZE)
-    prediction = task.restore(task.decode(outputs, batch_of(task, {"low_light": picture}))[0], picture)
+    prediction = task.restore(task.decode(outputs, batch_of(task, {"degraded": picture}))[0], picture)
     wanted = whole(picture.astype(np.float32) / 255, outputs[0].clamp(-1, 1)) * 255
     np.testing.assert_allclose(prediction.values["rgb"], wanted, atol=0.51)
     assert "curves" not in prediction.meta, "predictions of many pictures would keep all of their curves"
@@ -97,7 +97,7 @@ def test_strength_leads_from_the_picture_to_the_answer() -> None:
     levels = []
     for strength in (0.0, 0.5, 1.0):
         task = enhancement(strength=strength)
-        prediction = task.decode(outputs, batch_of(task, {"low_light": picture}))[0]
+        prediction = task.decode(outputs, batch_of(task, {"degraded": picture}))[0]
         levels.append(task.restore(prediction, picture).values["rgb"])
     assert np.array_equal(levels[0], picture)
     assert picture.mean() < levels[1].mean() < levels[2].mean()
@@ -105,7 +105,7 @@ def test_strength_leads_from_the_picture_to_the_answer() -> None:
 
 def test_a_network_that_has_diverged_leaves_pictures_alone() -> None:
     task = enhancement()
-    prediction = task.decode(torch.full((1, 24, *SIZE), torch.nan), batch_of(task, {"low_light": photo()}))[0]
+    prediction = task.decode(torch.full((1, 24, *SIZE), torch.nan), batch_of(task, {"degraded": photo()}))[0]
     assert np.array_equal(task.restore(prediction, photo()).values["rgb"], photo())
 
 
@@ -114,7 +114,7 @@ def test_a_network_that_has_diverged_leaves_pictures_alone() -> None:
 def test_even_pictures_have_finite_gradients(formulas: Any, level: int) -> None:
     """Grey, black and white: the norm of no colour difference has no gradient, where a root of zero has an infinite."""
     task = enhancement(reference="zero", formulas=formulas)
-    batch = batch_of(task, {"low_light": np.full((48, 64, 3), level, dtype=np.uint8)})
+    batch = batch_of(task, {"degraded": np.full((48, 64, 3), level, dtype=np.uint8)})
     outputs = torch.zeros(1, 24, *SIZE, requires_grad=True)
     torch.stack(list(task.loss(outputs, batch).values())).sum().backward()
     assert outputs.grad is not None and bool(outputs.grad.isfinite().all())
@@ -136,24 +136,24 @@ def test_published_formulas() -> None:
 
 def test_training_moves_picture_and_answer_alike() -> None:
     task = Enhancement(Enhancement.Config(augment="crop"), SIZE)
-    row = {"low_light": photo(), "image": photo()}
+    row = {"degraded": photo(), "image": photo()}
     for seed in range(8):
         example = task.prepare(row, np.random.default_rng(seed), train=True)
         assert np.array_equal(example.inputs["image"], example.targets["rgb"])
     with pytest.raises(DataError, match="differ in size"):
-        task.prepare({"low_light": photo(), "image": photo(20, 20)}, RNG, train=True)
+        task.prepare({"degraded": photo(), "image": photo(20, 20)}, RNG, train=True)
 
 
 def test_dark_levels_are_not_rounded_away() -> None:
     """The network sees means of levels, which in the dark lie between 0 and 1."""
     picture = photo(160, 240) // 200
-    levels = (batch_of(enhancement(), {"low_light": picture}).inputs["image"] + 1) * 127.5
+    levels = (batch_of(enhancement(), {"degraded": picture}).inputs["image"] + 1) * 127.5
     assert len(levels.unique()) > 20
 
 
 def test_no_reference_needs_no_answer() -> None:
-    info = DatasetInfo(name="dark", fields=("low_light",))
-    assert enhancement(reference="zero").fields == ("low_light",)
+    info = DatasetInfo(name="dark", fields=("degraded",))
+    assert enhancement(reference="zero").fields == ("degraded",)
     assert Enhancement.configure({"reference": "zero"}, info) == {"reference": "zero"}
     with pytest.raises(CynosureError, match="set the task's reference to zero"):
         Enhancement.configure({}, info)
@@ -161,7 +161,7 @@ def test_no_reference_needs_no_answer() -> None:
 
 def test_transparency_is_kept(tmp_path: Path) -> None:
     task, alpha = enhancement(), np.full((48, 64), 7, dtype=np.uint8)
-    prediction = task.truth(batch_of(task, {"low_light": photo()}))[0]
+    prediction = task.truth(batch_of(task, {"degraded": photo()}))[0]
     prediction = type(prediction)(task, {"rgb": photo()}, meta={"alpha": alpha})
     (file,) = prediction.save(tmp_path / "out")
     assert np.array_equal(np.asarray(Image.open(file)), np.dstack([photo(), alpha]))

@@ -273,7 +273,7 @@ def blank_row(task: Task) -> dict[str, Any]:
         "panoptic": np.zeros((height, width, 2), np.int32),
         "crowd": np.zeros((height, width), np.int32),
         "depth": np.ones((height, width), np.float32),
-        "low_light": np.zeros((height, width, 3), np.uint8),
+        "degraded": np.zeros((height, width, 3), np.uint8),
         "caption": "nothing",
         "label": 0,
     }

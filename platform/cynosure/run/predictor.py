@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from cynosure.config.recipe import Recipe
     from cynosure.host import Host
 
-PICTURES = ("image", "low_light")
+PICTURES = ("image", "degraded")
 """Input columns that hold pictures; a source for any other column is taken as it is."""
 
 

@@ -52,7 +52,7 @@ def _is_list(value: Any) -> bool:
 
 FORMS = {
     "image": (_is_picture, "uint8 [H, W, 3]"),
-    "low_light": (_is_picture, "uint8 [H, W, 3]"),
+    "degraded": (_is_picture, "uint8 [H, W, 3]"),
     "panoptic": (_is_panoptic, "int [H, W, 2]"),
     "crowd": (_is_map, "int [H, W]"),
     "depth": (_is_depth, "float32 [H, W] in metres, 0 where missing"),
@@ -83,7 +83,7 @@ def rows_have_canonical_forms(subject: Subject) -> None:
 def maps_have_the_image_s_size(subject: Subject) -> None:
     for _, rows in _splits(subject.build()):
         for row in rows:
-            for name in ("panoptic", "crowd", "depth", "low_light"):
+            for name in ("panoptic", "crowd", "depth", "degraded"):
                 if name in row and "image" in row:
                     got, wanted = np.shape(row[name])[:2], np.shape(row["image"])[:2]
                     assert got == wanted, f"{name} has {got} pixels but its image has {wanted}"

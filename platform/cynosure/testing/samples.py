@@ -22,7 +22,7 @@ ROWS = 4
 CODE_DIM = 8
 INFO = DatasetInfo(
     name="synthetic",
-    fields=("image", "panoptic", "depth", "low_light", "caption", "label"),
+    fields=("image", "panoptic", "depth", "degraded", "caption", "label"),
     classes=(("ground", False), ("box", True), ("ball", True)),
     category_ids=(1, 2, 3),
 )
@@ -114,7 +114,7 @@ def row(seed: int = 0, size: tuple[int, int] = (37, 53), thing: int = 2) -> dict
         "panoptic": panoptic,
         "crowd": np.where(panoptic[..., 0] == 0, np.arange(width) // 8 % 2 * thing, 0),
         "depth": depth,
-        "low_light": image // 8,
+        "degraded": image // 8,
         "caption": "a box on the ground",
         "label": seed % len(INFO.classes),
         "image_id": seed,

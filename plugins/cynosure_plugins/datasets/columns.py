@@ -16,16 +16,16 @@ from cynosure.data.pictures import load_picture
 from cynosure.errors import DataError, did_you_mean
 from cynosure_plugins.datasets.pixels import centre_box
 
-Field = Literal["image", "caption", "label", "depth", "low_light"]
+Field = Literal["image", "caption", "label", "depth", "degraded"]
 USUAL: Mapping[str, tuple[str, ...]] = {
     "image": ("image", "img", "jpg", "jpeg", "png", "webp"),
     "caption": ("caption", "text", "txt"),
     "label": ("label", "cls"),
     "depth": ("depth", "depth_map"),
-    "low_light": ("low_light", "low"),
+    "degraded": ("degraded", "input", "low_light", "low"),
 }
 """The columns a field is looked for in when the recipe names none; txt, cls and the endings are webdataset's names."""
-PICTURES = ("image", "low_light")
+PICTURES = ("image", "degraded")
 
 
 def find_columns(available: Iterable[str], chosen: Mapping[str, str]) -> dict[str, str]:

@@ -26,7 +26,7 @@ from cynosure_plugins.datasets.streams import Held, StreamRows
 class Images(Dataset):
     """Pictures and what belongs to them, loaded by the `datasets` library.
 
-    A row has the fields that the source has columns for: image, and caption, label, depth, low_light. Rows whose files
+    A row has the fields that the source has columns for: image, and caption, label, depth, degraded. Rows whose files
     are missing, damaged or no pictures are named in one warning and left out (`rows.skipped`); DataError if none stays.
     Splits that the source lacks are held out of its training data, at random where it can be counted, and by a hash of
     the picture where it is streamed. `classes` of the info names the labels, when the source does: label 0 first.
@@ -92,7 +92,7 @@ class Images(Dataset):
         if reader.size is None:
             return LiveRows(title, key, len(positions), read)
         picture, depth = ((*reader.size, 3), np.uint8), (reader.size, np.float32)
-        shapes = {"image": picture, "low_light": picture, "depth": depth}
+        shapes = {"image": picture, "degraded": picture, "depth": depth}
         fields = {name: shape for name, shape in shapes.items() if name in reader.columns}
         return StoredRows(title, key, len(positions), lambda: read_all(len(positions), read), fields)
 

@@ -41,7 +41,7 @@ class Scenes(Dataset):
     def info(self) -> DatasetInfo:
         return DatasetInfo(
             name="scenes",
-            fields=("image", "panoptic", "depth", "low_light", "caption"),
+            fields=("image", "panoptic", "depth", "degraded", "caption"),
             classes=CLASSES,
             category_ids=tuple(range(1, len(CLASSES) + 1)),
         )

@@ -30,7 +30,7 @@ class Dataset(ABC):
     """Rows by split. A row is a dict of the fields in `info.fields`, in these canonical forms:
 
     image uint8 [H, W, 3]; panoptic int [H, W, 2] = (class, instance), class 0 is void; crowd int [H, W], the class of
-    crowds that panoptic leaves void, 0 elsewhere; depth float32 [H, W] metres, 0 where missing; low_light uint8
+    crowds that panoptic leaves void, 0 elsewhere; depth float32 [H, W] metres, 0 where missing; degraded uint8
     [H, W, 3]; caption str; label int; factors int64 [S]; image_id int and file_name str, the authors' name of it.
     """
 

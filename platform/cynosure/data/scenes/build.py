@@ -19,7 +19,7 @@ from cynosure.errors import DataError
 if TYPE_CHECKING:
     import datasets
 
-VERSION = 1
+VERSION = 2
 """Raise it with every change to what `render_scenes` returns: it is part of the name of a cached dataset."""
 _ROWS_WORTH_A_PROCESS = 256
 _MANIFEST = "manifest.json"
@@ -119,7 +119,7 @@ def build_scenes(
 ) -> "datasets.Dataset":
     """Scenes start .. start + count - 1 of `seed` at `size` pixels, as a memory-mapped dataset.
 
-    Columns: `index`, the bytes of `image`, `panoptic`, `depth` and `low_light` (see `rows.ARRAYS`), `caption`, and
+    Columns: `index`, the bytes of `image`, `panoptic`, `depth` and `degraded` (see `rows.ARRAYS`), `caption`, and
     `objects` as JSON; `SceneRows` and `decode_row` turn rows into arrays. A 64 x 64 scene takes 57 kB.
 
     Rendered on first use by `processes` processes (default: one a core), reporting `progress(done, count)`, then kept

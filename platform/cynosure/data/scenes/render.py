@@ -112,7 +112,7 @@ def _render_chunk(seed: int, indices: np.ndarray, height: int, width: int) -> di
         "image": image,
         "panoptic": _panoptic(view, surface.owner, number),
         "depth": depth.reshape(image.shape[:3]),
-        "low_light": _low_light(seed, indices, image),
+        "degraded": _low_light(seed, indices, image),
         "caption": describe(seed, indices, view.layout, number, column),
         "objects": list_objects(view.layout, number, area),
     }
@@ -147,7 +147,7 @@ def render_scenes(seed: int, indices: np.ndarray, size: int | Sequence[int]) -> 
         panoptic    int16[B, H, W, 2], (class, instance): classes number `CLASSES` from 1; sky and ground have
                     instance 0, objects 1..n from left to right by the mean column of their visible pixels
         depth       float32[B, H, W], metres along the optical axis; 0 where there is none, which is the sky
-        low_light   uint8[B, H, W, 3], the image as a short, noisy exposure
+        degraded   uint8[B, H, W, 3], the image as a short, noisy exposure
         caption     B strings
         objects     B lists of dicts, one an object from left to right, see `captions.list_objects`
 

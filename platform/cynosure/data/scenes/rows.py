@@ -16,7 +16,7 @@ ARRAYS: dict[str, tuple[str, tuple[int, ...]]] = {
     "image": ("u1", (3,)),
     "panoptic": ("<i2", (2,)),
     "depth": ("<f4", ()),
-    "low_light": ("u1", (3,)),
+    "degraded": ("u1", (3,)),
 }
 """column -> (type, shape behind [H, W]) of the columns that hold the bytes of an array."""
 COLUMNS = ("index", *ARRAYS, "caption", "objects")
