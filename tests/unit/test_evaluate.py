@@ -10,6 +10,7 @@ import torch
 from rich.console import Console
 from small_run import make_model, make_predictor, open_session
 
+from cynosure.cli.evaluate import metric_options
 from cynosure.core.records import Codes, CodeSpec, SampleSettings, Segment
 from cynosure.errors import CynosureError, DataError
 from cynosure.host import load_host
@@ -62,6 +63,27 @@ def test_limit_and_tasks_choose_what_is_measured(session, model):
     assert list(found.tasks) == ["depth"]
     assert found.tasks["depth"].rows == 3
     assert list(found.tasks["depth"].metrics) == ["oracle"]
+
+
+def test_further_metrics_join_those_of_the_task(session, model):
+    more = {"ssim": {}}
+    found = evaluate(model, session, ["colorization"], limit=3, sources=["oracle"], baseline=False, metrics=more)
+    assert {"ssim", "psnr"} <= set(found.tasks["colorization"].metrics["oracle"])
+    with pytest.raises(CynosureError, match="did you mean 'ssim'"):
+        evaluate(model, session, ["colorization"], limit=3, metrics={"sim": {}})
+
+
+@pytest.mark.parametrize("text", ["={}", "ssim=3"])
+def test_a_metric_that_is_no_name_with_options_is_refused(text):
+    with pytest.raises(CynosureError, match="must look like NAME or NAME={key: value}"):
+        metric_options([text])
+
+
+def test_metrics_have_options_in_yaml():
+    assert metric_options(["ssim", "feature_distance={network: a.pth, subsets: 0}"]) == {
+        "ssim": {},
+        "feature_distance": {"network": "a.pth", "subsets": 0},
+    }
 
 
 def test_the_seed_decides_the_sampled_codes(session, model):

@@ -35,6 +35,10 @@ def evaluate(
     save: Annotated[
         Path | None, typer.Option("--save", help="folder for the answers, in the protocol's format")
     ] = None,
+    metrics: Annotated[
+        list[str] | None,
+        typer.Option("--metric", help="a further metric: --metric 'feature_distance={network: FILE}'; may be repeated"),
+    ] = None,
     batch_size: Annotated[
         int | None, typer.Option("--batch-size", min=1, help="rows at a time; else the recipe's")
     ] = None,
@@ -51,7 +55,7 @@ def evaluate(
 
     tune()
     check_device(device)
-    options = protocol_options(protocol, sets or [])
+    options, more = protocol_options(protocol, sets or []), metric_options(metrics or [])
     if save and not protocol:
         raise CynosureError("--save writes answers as a protocol does: name one with --protocol")
     if json_file:
@@ -79,6 +83,7 @@ def evaluate(
         world=world,
         protocol=options,
         save=save,
+        metrics=more,
     )
     if rank == 0:
         Console().print(report.table())
@@ -96,15 +101,31 @@ def protocol_options(name: str | None, sets: Sequence[str]) -> dict[str, Any] | 
         if sets:
             raise CynosureError("--set changes options of a protocol: name one with --protocol")
         return None
-    from cynosure.config.yaml import parse_yaml
-
     options: dict[str, Any] = {"name": name}
     for text in sets:
         key, equals, value = text.partition("=")
         if not equals or not key:
             raise CynosureError(f"--set {text} must look like key=value")
-        options[key] = parse_yaml(value, f"--set {key}").data
+        options[key] = _yaml(value, f"--set {key}")
     return options
+
+
+def metric_options(given: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Metrics with their options from `--metric NAME` and `--metric 'NAME={key: value}'`."""
+    found: dict[str, dict[str, Any]] = {}
+    for text in given:
+        name, equals, value = text.partition("=")
+        options = _yaml(value, f"--metric {name}") if equals else {}
+        if not name or not isinstance(options, dict):
+            raise CynosureError(f"--metric {text} must look like NAME or NAME={{key: value}}")
+        found[name] = options
+    return found
+
+
+def _yaml(text: str, where: str) -> Any:
+    from cynosure.config.yaml import parse_yaml
+
+    return parse_yaml(text, where).data
 
 
 def join_processes(device: str | None) -> tuple[int, int, Any]:

@@ -60,6 +60,7 @@ def evaluate(
     world: int = 1,
     protocol: Mapping[str, Any] | str | None = None,
     save: Path | None = None,
+    metrics: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> Report:
     """Measure `tasks` (default: all) on the first `limit` rows of a split.
 
@@ -69,9 +70,10 @@ def evaluate(
     ranks by themselves). `run` is what the hook cynosure_evaluated sees (default: `model`).
 
     `protocol` names a published protocol, or maps `name` and its options: the tasks it measures are then measured by
-    its rules, and their answers, with codes from the prior, are written to the folder `save`.
+    its rules, and their answers, with codes from the prior, are written to the folder `save`. `metrics` are measured
+    besides, registered ones by name with their options.
 
-    Raises CynosureError for an unknown task or protocol and for a task that the protocol does not measure, DataError
+    Raises CynosureError for an unknown task, metric or protocol and for a task that the protocol does not measure, DataError
     for a split without rows and data without a column that the protocol needs.
     """
     guided = model if isinstance(model, GuidedModel) else model.model
@@ -87,7 +89,8 @@ def evaluate(
     for name in protocols or tasks or guided.tasks:
         task, rows, rules = guided.tasks[name], session.rows(name, split), protocols.get(name)
         folder = None if save is None else save / name if len(protocols) > 1 else save
-        measurement = _Measurement(guided, task, session, sources, settings, seed, world, rules, folder)
+        more = metrics or {}
+        measurement = _Measurement(guided, task, session, sources, settings, seed, world, rules, folder, more)
         if baseline:
             measurement.add_baseline(batch_size)
         with progress.bar(f"evaluating {name}", _count(rows, limit)) as bar:
@@ -182,8 +185,9 @@ class _Measurement:
         world: int,
         protocol: Protocol | None,
         folder: Path | None,
+        more: Mapping[str, Mapping[str, Any]],
     ) -> None:
-        self.model, self.task, self.session = model, task, session
+        self.model, self.task, self.session, self.more = model, task, session, more
         self.settings, self.seed, self.world = settings, seed, world
         self.protocol, self.folder = protocol, folder
         self.sources = available(model, sources)
@@ -198,9 +202,10 @@ class _Measurement:
 
     def _metrics(self, column: str) -> list[Any]:
         components = self.session.host.components
+        wanted = {**(self.protocol or self.task).metrics(), **self.more}
         return [
             components.build("metric", {"name": name, **options}).to(self.device)
-            for name, options in (self.protocol or self.task).metrics().items()
+            for name, options in wanted.items()
             if column in (getattr(components.get("metric", name), "columns", None) or (column,))
         ]
 
