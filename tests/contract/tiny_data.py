@@ -43,6 +43,35 @@ def pictures(folder: Path) -> dict[str, Any]:
     return {"source": str(folder)}
 
 
+def pairs(folder: Path) -> dict[str, Any]:
+    """LOL's layout with a few pairs."""
+    for split, start, count in (("our485", 0, 12), ("eval15", 50, 4)):
+        for i in range(start, start + count):
+            _picture(folder / split / "low" / f"{i}.png", i)
+            _picture(folder / split / "high" / f"{i}.png", 100 + i)
+    return {"root": str(folder)}
+
+
+def listed_pairs(folder: Path) -> dict[str, Any]:
+    """FiveK's layout with a list of test pictures, kept at another size."""
+    for i in range(16):
+        _picture(folder / "Inputs_jpg" / f"{i}.png", i)
+        _picture(folder / "Experts_A" / f"{i}.png", 100 + i)
+    (folder / "test.txt").write_text("3\n5\n")
+    return {"root": str(folder), "expert": "A", "lists": {"test": "test.txt"}, "size": 8}
+
+
+def photographs(folder: Path) -> dict[str, Any]:
+    """Photographs degraded in all ways at once, twice."""
+    kinds = ["low_light", "color_cast", "retouch"]
+    return {"photographs": pictures(folder), "kinds": kinds, "copies": 2}
+
+
+def looks(folder: Path) -> dict[str, Any]:
+    """Photographs in three looks."""
+    return {"photographs": {**pictures(folder), "size": 8}, "kinds": [], "looks": 3}
+
+
 def coco(folder: Path) -> dict[str, Any]:
     """COCO's panoptic layout with two segments a picture."""
     categories = [{"id": 7, "name": "ground", "isthing": 0}, {"id": 9, "name": "box", "isthing": 1}]
