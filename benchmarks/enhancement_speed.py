@@ -23,7 +23,8 @@ from torch.nn import functional as F
 
 from cynosure.core.records import Shapes
 from cynosure_plugins.bases.star import Star, StarV2
-from cynosure_tasks.curves import apply_curves, apply_curves_tiled, reduce_area
+from cynosure_tasks.curves import apply_curves, apply_curves_tiled
+from cynosure_tasks.tiles import reduce_area
 
 SIDE = 256
 SIZES = {"1080p": (1080, 1920), "4K": (2160, 3840)}

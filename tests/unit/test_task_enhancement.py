@@ -15,7 +15,7 @@ from cynosure.core.contracts import DatasetInfo
 from cynosure.core.records import Batch
 from cynosure.data.loading import collate
 from cynosure.errors import CynosureError, DataError
-from cynosure_tasks.curves import apply_curves, apply_curves_tiled, reduce_area
+from cynosure_tasks.curves import apply_curves, apply_curves_tiled
 from cynosure_tasks.enhancement import Enhancement
 from cynosure_tasks.enhancement_losses import (
     exposure,
@@ -23,6 +23,7 @@ from cynosure_tasks.enhancement_losses import (
     spatial_consistency,
     zero_reference,
 )
+from cynosure_tasks.tiles import reduce_area
 
 SIZE = (16, 24)
 RNG = np.random.default_rng(0)
@@ -89,7 +90,7 @@ def test_answers_have_the_picture_s_own_detail() -> None:
     prediction = task.restore(task.decode(outputs, batch_of(task, {"degraded": picture}))[0], picture)
     wanted = whole(picture.astype(np.float32) / 255, outputs[0].clamp(-1, 1)) * 255
     np.testing.assert_allclose(prediction.values["rgb"], wanted, atol=0.51)
-    assert "curves" not in prediction.meta, "predictions of many pictures would keep all of their curves"
+    assert "maps" not in prediction.meta, "predictions of many pictures would keep all of their curves"
 
 
 def test_strength_leads_from_the_picture_to_the_answer() -> None:
