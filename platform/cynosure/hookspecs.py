@@ -188,11 +188,12 @@ def cynosure_render(prediction: Prediction) -> np.ndarray | None:
 
 
 @hookspec(firstresult=True)
-def cynosure_export(model: Any, format: str, path: Path) -> Path | None:
-    """Fires when a model is to be written in another program's format, by `Host.export`. First result.
+def cynosure_export(model: Any, format: str, path: Path, task: str | None) -> Path | None:
+    """Fires when a model is to be written in another program's format, by `cynosure export`. First result.
 
     model: the loaded model.
     format: the name of the wanted format, for example 'onnx'.
     path: where to write.
+    task: the name of the task to write, or None where the model has one.
     Return the file or folder written, or None for a format that this plugin does not write.
     """

@@ -118,8 +118,13 @@ class Host:
     def render(self, prediction: Prediction) -> np.ndarray | None:
         return self._call("cynosure_render", prediction=prediction)
 
-    def export(self, model: Any, format: str, path: Path) -> Path | None:
-        return self._call("cynosure_export", model=model, format=format, path=path)
+    def export(self, model: Any, format: str, path: Path, task: str | None = None) -> Path | None:
+        return self._call("cynosure_export", model=model, format=format, path=path, task=task)
+
+    def export_formats(self) -> dict[str, str]:
+        """The formats that plugins with cynosure_export list in their `FORMATS`: name -> ending of files."""
+        listed = [getattr(p.module, "FORMATS", {}) for p in self.plugins if "cynosure_export" in p.hooks]
+        return {name: ending for formats in listed for name, ending in formats.items()}
 
     # --- the host itself
 

@@ -15,7 +15,7 @@ from cynosure.cli.app import create_app, main
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = ["README.md", "docs/writing-a-task.md", "docs/recipes.md", "docs/codes.md", "docs/evaluation.md"]
-PAGES += ["docs/editing.md", "docs/checkpoints.md", "docs/generation.md"]
+PAGES += ["docs/editing.md", "docs/checkpoints.md", "docs/generation.md", "docs/export.md"]
 SMALL = [
     "--set=data.scenes.train=64",
     "--set=data.scenes.validation=16",
@@ -63,6 +63,7 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         patch.chdir(folder)
         patch.setenv("CYNOSURE_CACHE", str(folder / "cache"))
         run(["train", "unified/tiny", "-o", "runs/demo", *SMALL])
+        run(["train", "enhancement/tiny", "-o", "runs/enhancement", *SMALL])
         yield folder
 
 

@@ -75,7 +75,7 @@ def test_further_metrics_join_those_of_the_task(session, model):
 
 @pytest.mark.parametrize("text", ["={}", "ssim=3"])
 def test_a_metric_that_is_no_name_with_options_is_refused(text):
-    with pytest.raises(CynosureError, match="must look like NAME or NAME={key: value}"):
+    with pytest.raises(CynosureError, match="must look like NAME or NAME="):
         metric_options([text])
 
 

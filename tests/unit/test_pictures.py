@@ -2,8 +2,10 @@
 
 import io
 
+import imagecodecs
 import numpy as np
 import pytest
+import tifffile
 import torch
 from PIL import Image
 
@@ -79,6 +81,23 @@ def test_arrays_of_16_bits_and_one_or_four_channels():
     assert (load_picture(GREY).image == load_picture(GREY[..., None]).image).all()
 
 
+def test_16_bits_are_kept_where_they_are_wanted():
+    deep = np.dstack([RGB, GREY]).astype(np.uint16) * 256 + 3
+    for source in (deep, imagecodecs.png_encode(deep), tiff(deep)):
+        picture, shallow = load_picture(source, bits=16), load_picture(source)
+        assert (picture.image == deep[..., :3]).all() and (picture.alpha == deep[..., 3]).all() and picture.bits == 16
+        assert shallow.image.dtype == shallow.alpha.dtype == np.uint8
+        assert abs(shallow.image - RGB.astype(int)).max() <= 1
+    assert load_picture(RGB, bits=16).image.dtype == np.uint8, "8 bits are no more for being asked for"
+    assert (load_picture(deep / np.float32(65535), bits=16).image == deep[..., :3]).all()
+
+
+def tiff(pixels, **options):
+    file = io.BytesIO()
+    tifffile.imwrite(file, pixels, photometric="rgb", **options)
+    return file.getvalue()
+
+
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_exif_rotation_is_undone(orientation):
     upright = Image.fromarray(RGB)
@@ -91,6 +110,8 @@ def test_exif_rotation_is_undone(orientation):
     exif = Image.Exif()
     exif[0x0112] = orientation
     assert (load_picture(encoded(stored, exif=exif)).image == RGB).all()
+    deep = tiff(np.asarray(stored).astype(np.uint16) * 257, extratags=[(0x0112, 3, 1, orientation, True)])
+    assert (load_picture(deep, bits=16).image == RGB * np.uint16(257)).all()
 
 
 def test_one_pixel_and_long_pictures():

@@ -92,7 +92,7 @@ def test_a_text_task_takes_strings():
         name, inputs = "writing", ("caption",)
 
     class Painting:
-        name, inputs = "painting", ("caption", "image")
+        name, inputs, bits = "painting", ("caption", "image"), 8
 
     assert read_row(Writing(), "a red ball") == {"caption": "a red ball"}
     row = read_row(Painting(), {"caption": "a red ball", "image": photo()})

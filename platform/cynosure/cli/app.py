@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from cynosure.host import Host
     from cynosure.registry import Registry
 
-COMMANDS = ("demo", "train", "predict", "generate", "codes", "evaluate", "convert", "plugins", "recipes")
+COMMANDS = ("demo", "train", "predict", "generate", "codes", "evaluate", "convert", "export", "plugins", "recipes")
 """Modules of this folder in the order of the help; each adds its commands to the app with `add(app)`."""
 FLAGS = ("--debug", "--strict-plugins", "--trace-hooks")
 

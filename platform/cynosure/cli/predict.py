@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from cynosure.core.guided import CodeSource
+    from cynosure.core.records import Prediction
     from cynosure.run.predictor import Answer, Predictor
 
 GRID = "grid.png"
@@ -49,6 +50,13 @@ def predict(
     tasks: Annotated[list[str] | None, typer.Option("--task", "-t", help="may be repeated; else all")] = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="folder for the answers")] = Path("predictions"),
     codes: Annotated[Codes, typer.Option("--codes", help="where guiding codes come from")] = Codes.prior,
+    styles: Annotated[
+        list[str] | None,
+        typer.Option("--style", metavar="CODE", help="codes by hand: 3, or 3,0,1,2, or all; may be repeated"),
+    ] = None,
+    strength: Annotated[
+        float | None, typer.Option("--strength", help="0 leaves the picture as it is, 1 is the whole answer")
+    ] = None,
     samples: Annotated[int, typer.Option("--samples", min=1, help="different answers for every source")] = 1,
     seed: Annotated[int, typer.Option("--seed", help="another seed gives other samples")] = 0,
     temperature: Temperature = None,
@@ -80,12 +88,19 @@ def predict(
     chosen, inputs = selection(mask, box, expand, invert), {"label": label, "caption": caption}
     if chosen and codes is not Codes.prior:
         raise CynosureError(f"what is drawn anew gets its codes from the prior: leave --codes {codes.value} out")
+    if chosen and (styles or strength is not None):
+        raise CynosureError("what is drawn anew has no style and no strength: leave --style and --strength out")
+    if styles and (codes is not Codes.prior or samples > 1):
+        raise CynosureError("a style is a code already, with one answer: leave --codes and --samples out")
     if not chosen and (label is not None or caption is not None):
         raise CynosureError("--label and --caption say what to draw: also say where, by --mask, --box or --expand")
     from cynosure.progress import ConsoleProgress, use_progress
     from cynosure.run.loading import load
+    from cynosure.run.styles import name_of, parse_styles
 
     predictor = load(run, host=host_of(context), device=device)
+    given = parse_styles(styles, predictor.model) if styles else None
+    labels = [f"style-{name_of(each)}" for each in given] if given is not None else []
     names = tasks or list(predictor.tasks)
     found, bad = find_sources(predictor, names, sources, "oracle" if chosen else codes.value)
     files = file_names(found)
@@ -98,16 +113,17 @@ def predict(
         if chosen:
             answers = edits(predictor, found, chosen, task, inputs, **options)
         else:
-            answers = predictor.predict_iter(found, task, codes=codes.value, **options)
+            options |= {"codes": codes.value if given is None else given, "strength": strength}
+            answers = predictor.predict_iter(found, task, **options)
         with progress.bar(f"predicting {task}", len(found)) as bar:
             for answer in answers:
                 if answer.error:
                     bad[str(answer.source)] = str(answer.error)
                 else:
-                    for file in save(answer, output / f"{files[answer.index]}.{task}"):
+                    for file in save(answer, output / f"{files[answer.index]}.{task}", labels):
                         typer.echo(file)
                     if sheet:
-                        sheet.add(predictor, answer)
+                        sheet.add(predictor, answer, labels)
                 bar.advance(1, Path(str(answer.source)).name)
     if sheet and sheet.rows:
         typer.echo(sheet.save(output / GRID))
@@ -176,12 +192,11 @@ def refuse_to_overwrite(sources: Sequence[str], output: Path, answers: Sequence[
             raise CynosureError(f"the answer could replace the input {file}: choose another folder with --output")
 
 
-def save(answer: Answer, path: Path) -> list[Path]:
-    """Write every sample of an answer as `path`.png, numbered when there are several."""
-    several = len(answer.predictions) > 1
+def save(answer: Answer, path: Path, labels: Sequence[str] = ()) -> list[Path]:
+    """Write every prediction of an answer as `path`.png, when there are several with its label, else its number."""
     written = []
-    for number, prediction in enumerate(answer.predictions, start=1):
-        target = path.with_name(f"{path.name}-{number}.png" if several else f"{path.name}.png")
+    for label, prediction in _labelled(answer, labels):
+        target = path.with_name(f"{path.name}-{label}.png" if label else f"{path.name}.png")
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
             written += prediction.save(target)
@@ -191,6 +206,13 @@ def save(answer: Answer, path: Path) -> list[Path]:
     return written
 
 
+def _labelled(answer: Answer, labels: Sequence[str]) -> Iterator[tuple[str, Prediction]]:
+    """Predictions with what tells them apart; nothing where there is one."""
+    count = len(answer.predictions)
+    names = (labels or [str(number) for number in range(1, count + 1)]) if count > 1 else [""]
+    return zip(names, answer.predictions, strict=True)
+
+
 class Sheet:
     """The grid: thumbnails only, so that big pictures do not pile up."""
 
@@ -198,7 +220,7 @@ class Sheet:
         self.rows: dict[int, dict[str, np.ndarray]] = {}
         self.labels: dict[int, str] = {}
 
-    def add(self, predictor: Predictor, answer: Answer) -> None:
+    def add(self, predictor: Predictor, answer: Answer, labels: Sequence[str] = ()) -> None:
         from cynosure.run.grids import picture_of
         from cynosure.run.predictor import row_picture
 
@@ -210,8 +232,8 @@ class Sheet:
         picture = row_picture(task, answer.row)
         if picture is not None and "input" not in row:
             row["input"] = _thumbnail(picture)
-        for number, prediction in enumerate(answer.predictions, start=1):
-            header = f"{task.name} {number}" if len(answer.predictions) > 1 else task.name
+        for label, prediction in _labelled(answer, labels):
+            header = f"{task.name} {label.replace('-', ' ', 1)}" if label else task.name
             row[header] = _thumbnail(picture_of(predictor, prediction))
 
     def save(self, path: Path) -> Path:

@@ -196,9 +196,9 @@ class GuidedModel(nn.Module):
         codes = self.codes(batch, source, settings, seeds)
         return self.decode(batch, codes)
 
-    def decode(self, batch: Batch, codes: Codes | None) -> list[Prediction]:
-        """The answers that codes stand for, and carry."""
-        predictions = self.tasks[batch.task].decode(self.outputs(batch, codes), batch)
+    def decode(self, batch: Batch, codes: Codes | None, task: Task | None = None) -> list[Prediction]:
+        """The answers that codes stand for, and carry, as `task` reads the outputs: by default the model's own."""
+        predictions = (task or self.tasks[batch.task]).decode(self.outputs(batch, codes), batch)
         if codes is None:
             return predictions
         ids = codes.ids.cpu().numpy()

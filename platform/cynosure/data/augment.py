@@ -33,10 +33,12 @@ def row_name(row: Mapping[str, Any]) -> str:
     return f"row {row['key']}" if "key" in row else "a row"
 
 
-def row_image(row: Mapping[str, Any], name: str = "image") -> np.ndarray:
-    """The uint8 [H, W, 3] picture in column `name`; DataError says which row holds something else."""
+def row_image(row: Mapping[str, Any], name: str = "image", bits: Literal[8, 16] = 8) -> np.ndarray:
+    """The uint8 [H, W, 3] picture in column `name`, which with `bits=16` may also be uint16; DataError says which row
+    holds something else."""
     image = np.asarray(row[name])
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
+    known = image.dtype == np.uint8 or (bits == 16 and image.dtype == np.uint16)
+    if not known or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
         found = f"{image.dtype} {list(image.shape)}"
         raise DataError(f"{row_name(row)}: {name} must be uint8 [H, W, 3], not {found}; convert it to RGB")
     return image

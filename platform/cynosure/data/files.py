@@ -32,10 +32,16 @@ def png_path(path: Path) -> Path:
 
 
 def write_png(path: Path, image: np.ndarray) -> Path:
-    """Write uint8 [H, W, 3], [H, W, 4] (RGBA) or [H, W], or uint16 [H, W], to `png_path(path)`; folders are made."""
+    """Write uint8 or uint16 [H, W], [H, W, 3] or [H, W, 4] (RGBA) to `png_path(path)`; folders are made."""
     path = png_path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(np.ascontiguousarray(image)).save(path)
+    image = np.ascontiguousarray(image)
+    if image.dtype == np.uint16 and image.ndim == 3:  # Pillow writes 16 bits in grey only
+        import imagecodecs
+
+        path.write_bytes(imagecodecs.png_encode(image))
+    else:
+        Image.fromarray(image).save(path)
     return path
 
 

@@ -73,8 +73,8 @@ def evaluate(
     its rules, and their answers, with codes from the prior, are written to the folder `save`. `metrics` are measured
     besides, registered ones by name with their options.
 
-    Raises CynosureError for an unknown task, metric or protocol and for a task that the protocol does not measure, DataError
-    for a split without rows and data without a column that the protocol needs.
+    Raises CynosureError for an unknown task, metric or protocol and for a task that the protocol does not measure,
+    DataError for a split without rows and data without a column that the protocol needs.
     """
     guided = model if isinstance(model, GuidedModel) else model.model
     guided.eval()

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Unpack
 
 import numpy as np
@@ -17,11 +18,12 @@ from cynosure.core.contracts import Task
 from cynosure.core.guided import CodeSource, GuidedModel
 from cynosure.core.records import Prediction, SampleSettings
 from cynosure.data.loading import collate
-from cynosure.data.pictures import load_picture
+from cynosure.data.pictures import load_picture, to_uint8
 from cynosure.errors import CynosureError, DataError, unknown
 from cynosure.run.sampling import SamplingOptions, sample_settings
 from cynosure.run.seeds import row_seeds
 from cynosure.run.steering import Box, check_codes, spec_of
+from cynosure.run.styles import SEVERAL, Style, chosen_codes
 
 if TYPE_CHECKING:
     from cynosure.config.recipe import Recipe
@@ -35,9 +37,9 @@ PICTURES = ("image", "degraded")
 class Request:
     """What the hook cynosure_predict answers; a wrapper may change it before the answer is made.
 
-    `rows` hold the task's inputs at their own size (pictures uint8 [H, W, 3]), `seeds` (int64 [B]) choose among the
-    answers of a row; `settings.known` [1, L, D] holds for every row. Wanted: one prediction a row, at the resolution of
-    its picture.
+    `rows` hold the task's inputs at their own size, pictures as `read_row` gives them; `seeds` (int64 [B]) choose among
+    the answers of a row; `settings.known` [1, L, D] holds for every row, [B, L, D] for one each. `task` is the model's,
+    at the strength that was asked for. Wanted: one prediction a row, at the resolution of its picture.
     """
 
     task: Task
@@ -49,9 +51,9 @@ class Request:
 
 @dataclass(frozen=True)
 class Answer:
-    """What became of one source: `samples` predictions, or the error that names what is wrong with it.
+    """What became of one source: its predictions, or the error that names what is wrong with it.
 
-    `row` holds the inputs as they were read, pictures uint8 [H, W, 3].
+    `row` holds the inputs as `read_row` gives them.
     """
 
     source: Any
@@ -95,6 +97,8 @@ class Predictor:
         samples: int = 1,
         seed: int = 0,
         codes: CodeSource | np.ndarray = "prior",
+        style: Style | None = None,
+        strength: float | None = None,
         batch_size: int | None = None,
         on_error: Literal["raise", "collect"] = "raise",
         **sampling: Unpack[SamplingOptions],
@@ -103,21 +107,26 @@ class Predictor:
 
         A source is a path, bytes, a PIL image, an array or a tensor (see `load_picture`), a string where the task reads
         text, or a row: a mapping of columns, which may hold the truth for `codes="oracle"`. `codes` may also be codes
-        themselves, integers [L, D] such as those of another prediction; the prior writes those that are -1. `task` may
-        be left out where the model has one task. An answer depends on the source, its place in the list, `seed` and the
-        number of the sample, never on the batch. Unless given, `sampling` is as in the recipe's `eval.sampling`, but
-        several samples of a recipe with temperature 0 are drawn at 0.8: temperature, guidance, steps, and top_k and
+        themselves, integers [L, D] such as those of another prediction; the prior writes those that are -1. `style` is
+        the whole code in one number, or in L D of them; "all", or codes [S, L, D], give a list of answers in place of
+        one, for every style in use. `strength`, of tasks with that option, is from 0, the picture itself, to 1. `task`
+        may be left out where the model has one task. An answer depends on the source, its place in the list, `seed` and
+        the number of the sample, never on the batch. Unless given, `sampling` is as in the recipe's `eval.sampling`,
+        but several samples of a recipe with temperature 0 are drawn at 0.8: temperature, guidance, steps, and top_k and
         top_p as one value or a tuple by depth. `on_error="collect"` puts the DataError of a bad source in its place.
 
         Raises DataError, naming the source, and CynosureError for an unknown task or codes that cannot be had.
         """
         single = not isinstance(sources, (list, tuple, Iterator))
+        codes = chosen_codes(self.model, codes, style)
+        several = samples > 1 or np.ndim(codes) == SEVERAL
         answers = self.predict_iter(
             [sources] if single else sources,
             task,
             samples=samples,
             seed=seed,
             codes=codes,
+            strength=strength,
             batch_size=batch_size,
             **sampling,
         )
@@ -125,7 +134,7 @@ class Predictor:
         for answer in answers:
             if answer.error and on_error == "raise":
                 raise answer.error
-            results.append(answer.error or (answer.predictions if samples > 1 else answer.predictions[0]))
+            results.append(answer.error or (answer.predictions if several else answer.predictions[0]))
         return results[0] if single else results
 
     def predict_iter(
@@ -136,17 +145,24 @@ class Predictor:
         samples: int = 1,
         seed: int = 0,
         codes: CodeSource | np.ndarray = "prior",
+        style: Style | None = None,
+        strength: float | None = None,
         batch_size: int | None = None,
         **sampling: Unpack[SamplingOptions],
     ) -> Iterator[Answer]:
         """The answers of `predict` one after another, in order; only one batch of pictures is in memory at a time."""
-        chosen = self.task(task)
+        chosen = self.task(task) if strength is None else self.task(task).at_strength(strength)
         if samples < 1:
             raise CynosureError(f"samples must be 1 or more, not {samples}")
         settings = self.settings(samples, **sampling)
+        codes = chosen_codes(self.model, codes, style)
         if not isinstance(codes, str):
-            known = torch.from_numpy(check_codes(codes, spec_of(self.model)))[None]
-            settings, codes = replace(settings, known=known), "prior"
+            if np.ndim(codes) == SEVERAL and samples > 1:
+                raise CynosureError("several codes have an answer each: leave samples out")
+            every = codes if np.ndim(codes) == SEVERAL else [codes]
+            known = np.stack([check_codes(each, spec_of(self.model)) for each in every])
+            settings, codes = replace(settings, known=torch.from_numpy(known)), "prior"
+            samples = max(samples, len(known))
         size = batch_size or self.recipe.eval.batch_size
         return self._answers(sources, chosen, samples, seed, settings, codes, size)
 
@@ -214,6 +230,12 @@ class Predictor:
         ).predictions
         return found if samples > 1 else found[0]
 
+    def export(self, path: str | Path, task: str | None = None, format: str | None = None) -> Path:
+        """Write a task's way from picture to picture as a file that other programs run; see `run.export.export`."""
+        from cynosure.run.export import export
+
+        return export(self, Path(path), task, format)
+
     def settings(self, samples: int = 1, **sampling: Unpack[SamplingOptions]) -> SampleSettings:
         """How the prior is sampled: what is given, else what the recipe says, else what suits the number of samples."""
         return sample_settings(self.recipe, sampling, samples=samples)
@@ -233,12 +255,16 @@ class Predictor:
             read = [_read(task, index, source, codes) for index, source in part]
             good = [answer for answer in read if not answer.error]
             rows = [answer.row for answer in good for _ in range(samples)]
+            known = settings.known
+            if known is not None and len(known) > 1:
+                known = known.repeat(len(good), 1, 1)
             keys = torch.tensor([answer.index for answer in good], dtype=torch.long).repeat_interleave(samples)
             seeds = row_seeds(seed, keys, torch.arange(samples).repeat(len(good)))
             predictions: list[Prediction] = []
             for start in range(0, len(rows), size):
                 here = slice(start, start + size)
-                predictions += self._request(Request(task, rows[here], seeds[here], settings, codes))
+                asked = settings if known is None or len(known) == 1 else replace(settings, known=known[here])
+                predictions += self._request(Request(task, rows[here], seeds[here], asked, codes))
             for answer in good:
                 answer.predictions.extend(predictions[:samples])
                 del predictions[:samples]
@@ -258,7 +284,8 @@ class Predictor:
         settings = request.settings
         if settings.known is not None:
             settings = replace(settings, known=settings.known.to(self.device).expand(len(rows), -1, -1))
-        predictions = self.model.predict(batch, settings, request.seeds.to(self.device), request.codes)
+        drawn = self.model.codes(batch, request.codes, settings, request.seeds.to(self.device))
+        predictions = self.model.decode(batch, drawn, task)
         return [_at_own_size(p, row) for p, row in zip(predictions, rows, strict=True)]
 
 
@@ -270,10 +297,11 @@ def _read(task: Task, index: int, source: Any, codes: CodeSource) -> Answer:
 
 
 def read_row(task: Task, source: Any, codes: CodeSource = "prior") -> dict[str, Any]:
-    """A source as a row of the columns that a task needs for answers with such codes, pictures uint8 [H, W, 3].
+    """A source as a row of the columns that a task needs for answers with such codes; pictures are uint8 [H, W, 3], or
+    uint16 where the task takes 16 bits and the source has them.
 
-    'alpha' uint8 [H, W] is added where the picture is transparent. Raises DataError where a column is missing; a row of
-    a task that makes pictures may hold one alone, unless the prior is to write its codes.
+    'alpha' [H, W] of the same dtype is added where the picture is transparent. Raises DataError where a column is
+    missing; a row of a task that makes pictures may hold one alone, unless the prior is to write its codes.
     """
     needed = needed_columns(task, codes)
     if not needed and not isinstance(source, Mapping):
@@ -284,7 +312,7 @@ def read_row(task: Task, source: Any, codes: CodeSource = "prior") -> dict[str, 
         raise DataError(f"task {task.name} also needs {', '.join(missing)}: give a mapping with {', '.join(needed)}")
     for name in PICTURES:
         if name in row:
-            picture = load_picture(row[name])
+            picture = load_picture(row[name], bits=task.bits)
             row[name] = picture.image
             if picture.alpha is not None and name in needed:
                 row["alpha"] = picture.alpha
@@ -305,12 +333,17 @@ def reads_pictures(task: Task) -> bool:
 
 
 def row_picture(task: Task, row: Mapping[str, Any]) -> np.ndarray | None:
-    """The first picture of a row, uint8 [H, W, 3], if it has one; of several the task's input."""
+    """The first picture of a row to look at, uint8 [H, W, 3], if it has one; of several the task's input."""
+    picture = _first_picture(task, row)
+    return None if picture is None else to_uint8(picture)
+
+
+def _first_picture(task: Task, row: Mapping[str, Any]) -> np.ndarray | None:
     return next((row[name] for name in (*task.inputs, *PICTURES) if name in PICTURES and name in row), None)
 
 
 def _at_own_size(prediction: Prediction, row: Mapping[str, Any]) -> Prediction:
-    image = row_picture(prediction.task, row)
+    image = _first_picture(prediction.task, row)
     if image is None:
         return prediction
     restored = prediction.task.restore(prediction, image)

@@ -84,6 +84,18 @@ def segments_agree_with_the_attributes(subject: Subject) -> None:
 
 
 @check("quantizer")
+def codes_in_use_are_told_one_by_one(subject: Subject) -> None:
+    quantizer = subject.build()
+    _train(quantizer)
+    used = quantizer.eval().in_use()
+    if used is not None:
+        wanted = (quantizer.vocab_size,)
+        assert used.dtype == torch.bool, f"`in_use` must be bool, not {used.dtype}"
+        assert used.shape == wanted, f"`in_use` must be [K] = {list(wanted)}, not {list(used.shape)}"
+        assert bool(used.any()), "no code is in use after training"
+
+
+@check("quantizer")
 def every_code_can_be_looked_up(subject: Subject) -> None:
     quantizer = subject.build().eval()
     vectors = _vectors(quantizer)

@@ -208,6 +208,24 @@ def answers_can_be_saved(subject: Subject) -> None:
 
 
 @check("task")
+def a_network_answers_as_predicting_does(subject: Subject) -> None:
+    """What `cynosure export` writes, where the task can be exported."""
+    task = build(subject)
+    base = torch.nn.Conv2d(3, task.channels, 3, padding=1).requires_grad_(False)
+    network = task.network(base)
+    for seed, size in enumerate(SIZES if network else ()):
+        given = {name: row(seed, size)[name] for name in task.inputs}
+        batch = collate(task.name, [task.prepare(given, np.random.default_rng(0), False)])
+        (image,) = given.values()
+        wanted = task.restore(task.decode(base(batch.inputs["image"]), batch)[0], image).image()
+        assert network is not None
+        found = network(torch.from_numpy(image).permute(2, 0, 1)[None] / 255)
+        assert tuple(found.shape) == (1, 3, *size), f"the network gives {list(found.shape)} for {size} pixels"
+        worst = float((255 * found[0].permute(1, 2, 0) - torch.from_numpy(wanted)).abs().max())
+        assert worst < 0.6, f"at {size} pixels the network is {worst:.2f} levels of 8 bits from what predicting gives"
+
+
+@check("task")
 def metrics_are_registered(subject: Subject) -> None:
     task = build(subject)
     metrics = task.metrics()

@@ -40,8 +40,9 @@ class Star(CurveBase):
 class StarV2(Base):
     """STAR with a stem that reads every pixel, tokens that know where they stand, and any size and aspect.
 
-    Long range: a transformer over tokens, which codes join as further tokens. Short range: a convolution beside it. One
-    convolution joins both, and a last one a task writes its maps; at first all are 0, which changes no picture.
+    Long range: a transformer over tokens. Short range: a convolution beside it. One convolution joins both, and a last
+    one a task writes its maps; at first all are 0, which changes no picture. Codes are for the picture as a whole: what
+    is joined gets a linear function of all code vectors added. Without codes, or with vectors of 0, nothing is added.
     """
 
     class Config(PartConfig):
@@ -61,16 +62,17 @@ class StarV2(Base):
         self.join = nn.Conv2d(2 * dim, dim, 3, padding=1)
         heads = {task: zero_initialized(nn.Conv2d(dim, maps, 1)) for task, maps in shapes.channels.items()}
         self.heads = nn.ModuleDict(heads)
-        self.code_stem = nn.Linear(shapes.code_dim, dim) if shapes.positions else None
-        if shapes.positions:
-            self.code_positions = nn.Parameter(0.02 * torch.randn(shapes.positions, dim))
+        width = shapes.positions * shapes.code_dim
+        self.code_stem = nn.Linear(width, dim, bias=False) if width else None
 
     def forward(self, inputs: Mapping[str, Any], vectors: torch.Tensor | None, task: str) -> torch.Tensor:
         """inputs['image'] [B, 3, H, W] in [-1, 1] of any size -> maps [B, C, H, W] in [-1, 1], smooth over tokens."""
         picture = inputs["image"]
         pooled = F.adaptive_avg_pool2d(F.relu(self.stem(picture)), self.token_grid(*picture.shape[2:]))
-        features = torch.cat([self._long_range(pooled, vectors), self.short_range(pooled)], dim=1)
-        maps = torch.tanh(self.heads[task](F.relu(self.join(features))).float())
+        features = self.join(torch.cat([self._long_range(pooled), self.short_range(pooled)], dim=1))
+        if vectors is not None and self.code_stem is not None:
+            features = features + self.code_stem(vectors.flatten(1))[..., None, None]
+        maps = torch.tanh(self.heads[task](F.relu(features)).float())
         return F.interpolate(maps, size=picture.shape[2:], mode="bilinear", align_corners=False)
 
     def token_grid(self, height: int, width: int) -> tuple[int, int]:
@@ -78,15 +80,12 @@ class StarV2(Base):
         stretch = (height / width) ** 0.5
         return max(1, round(self.grid * stretch)), max(1, round(self.grid / stretch))
 
-    def _long_range(self, pooled: torch.Tensor, vectors: torch.Tensor | None) -> torch.Tensor:
-        """Attention over the tokens [B, d, h, w], and over those of the code, which are then left out."""
+    def _long_range(self, pooled: torch.Tensor) -> torch.Tensor:
+        """Attention over the tokens [B, d, h, w]."""
         tokens, size = pooled.flatten(2).transpose(1, 2), pooled.shape[2:]
         positions = F.interpolate(self.positions, size=size, mode="bilinear", align_corners=False)
         positions = positions.flatten(2).transpose(1, 2)[0]
-        if vectors is not None and self.code_stem is not None:
-            tokens = torch.cat([tokens, self.code_stem(vectors)], dim=1)
-            positions = torch.cat([positions, self.code_positions])
-        seen = self.transformer(tokens, positions)[:, : size.numel()]
+        seen = self.transformer(tokens, positions)
         return seen.transpose(1, 2).unflatten(2, size)
 
     def last_layer(self, task: str) -> nn.Module:

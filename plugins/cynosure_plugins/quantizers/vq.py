@@ -26,6 +26,8 @@ from cynosure_plugins.quantizers.learning import Codebook, CodebookConfig
 
 RESERVOIR = 4
 """Encoder outputs kept for the first dictionary, per codeword."""
+UNUSED = 0.01
+"""Codewords counted less, of what all would be if used alike, are not in use."""
 
 
 @final
@@ -91,6 +93,9 @@ class VectorQuantizer(Codebook, Quantizer):
     def lookup(self, ids: torch.Tensor) -> torch.Tensor:
         """Ids int64 [B, N, 1] -> vectors [B, N, d]."""
         return self.project_out(nn.functional.embedding(ids[..., 0], self.codewords))
+
+    def in_use(self) -> torch.Tensor:
+        return self.counts >= UNUSED * self.counts.mean()
 
     def forward(self, vectors: torch.Tensor) -> Quantized:
         """Vectors [B, N, d] -> vectors of their codewords float32 [B, N, d] with a gradient, ids int64 [B, N, 1]."""

@@ -68,6 +68,10 @@ class Quantizer(nn.Module, ABC):
         """
         raise CynosureError(f"{type(self).__name__} has no soft codes: use quantizer rq, or no soft_temperature.")
 
+    def in_use(self) -> torch.Tensor | None:
+        """Which codes the last of the training used, bool [K]; None for a quantizer that does not count."""
+        return None
+
     def learn(self) -> None:
         """Learn from the vectors that `forward` saw in training mode since the last call, those of all processes.
 

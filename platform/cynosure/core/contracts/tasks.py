@@ -5,15 +5,18 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from copy import copy
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
+from torch import nn
 
 from cynosure.core.contracts.config import PartConfig
 from cynosure.core.records import Batch, Example, Prediction
+from cynosure.errors import CynosureError
 
 
 class DatasetInfo(BaseModel):
@@ -65,6 +68,8 @@ class Task(ABC):
     """The columns among `fields` that are known when predicting; none where pictures are made out of nothing."""
     one_to_many: ClassVar[bool] = False
     """Whether several different answers are right for one input."""
+    bits: ClassVar[Literal[8, 16]] = 8
+    """Bits a channel of the pictures that `prepare` and `restore` take: with 16 those of 16-bit sources are uint16."""
 
     name: str
     config: PartConfig
@@ -74,6 +79,23 @@ class Task(ABC):
     def configure(cls, options: Mapping[str, Any], info: DatasetInfo) -> Mapping[str, Any]:
         """Options completed from the dataset, such as its classes; the result is saved with the run."""
         return options
+
+    def at_strength(self, strength: float) -> Self:
+        """The same task with another `strength`, an option that those have whose answers may be partial: 0 leaves the
+        input as it is, 1 is the whole answer. `decode` and `restore` read it, training does not.
+
+        Raises CynosureError for a task without that option, and for a value that it does not take.
+        """
+        options = type(self.config)
+        if "strength" not in options.model_fields:
+            raise CynosureError(f"task {self.name} knows no strength, its answers are always whole: leave strength out")
+        other = copy(self)
+        try:
+            other.config = options.model_validate({**self.config.model_dump(), "strength": strength})
+        except ValidationError as error:
+            reason = error.errors()[0]["msg"].removeprefix("Input ")
+            raise CynosureError(f"strength {reason}, it is {strength}") from None
+        return other
 
     @property
     @abstractmethod
@@ -123,6 +145,15 @@ class Task(ABC):
     @abstractmethod
     def save(self, prediction: Prediction, path: Path) -> list[Path]:
         """Write the answer to `path` (and files beside it) in a format that the task's users have tools for."""
+
+    def network(self, base: nn.Module) -> nn.Module | None:
+        """The whole way from a picture to the picture that answers it, for `cynosure export`; None where there is none.
+
+        It takes and gives float32 [1, 3, H, W] in [0, 1], of any H and W, and does what `prepare`, `decode` and
+        `restore` do, in operations that torch.export can trace. `base` maps the input 'image' of `prepare`, float32
+        [1, 3, h, w] at `image_size`, to raw outputs [1, C, h, w].
+        """
+        return None
 
 
 class Protocol(ABC):

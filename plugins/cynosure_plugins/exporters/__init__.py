@@ -1,0 +1,1 @@
+"""Writers of models in the formats of other programs, for `cynosure export`."""
