@@ -5,7 +5,7 @@
 'published' is STAR's released inference stated anew: picture as floats, average to 256 x 256, STAR-DCE-Ori with its
 attention matrix written out, 24 maps as large as the picture, eight steps. 'ours' begins and ends with bytes. Every
 measurement is a process of its own; milliseconds are CPU time of the fastest repetition, memory is what the process
-grew by at most.
+grew by at most. Frames go one by one through `Predictor.predict_iter`, as a video would.
 """
 
 import argparse
@@ -28,6 +28,7 @@ from cynosure_tasks.tiles import reduce_area
 
 SIDE = 256
 SIZES = {"1080p": (1080, 1920), "4K": (2160, 3840)}
+FRAMES, FRAME = 48, (720, 1280)
 SHAPES = Shapes((SIDE, SIDE), {"enhancement": 24})
 
 
@@ -104,6 +105,29 @@ def difference(size: tuple[int, int]) -> float:
     return float(np.abs(tiled - published(base, pixels)).max())
 
 
+def stream(name: str) -> tuple[float, float, float]:
+    """CPU milliseconds of a frame in a stream: median, slowest of the first half and of the second."""
+    from cynosure.build import build_model
+    from cynosure.config.recipe import load_recipe
+    from cynosure.host import load_host
+    from cynosure.run.predictor import Predictor
+
+    torch.set_num_threads(1)
+    host = load_host()
+    recipe = load_recipe("enhancement/tiny", [f"image_size={SIDE}", f"model.base={{name: {name}}}"], host)
+    predictor = Predictor(build_model(recipe, host).eval(), recipe, host)
+    rng = np.random.default_rng(0)
+    frames = (rng.integers(0, 256, (*FRAME, 3), dtype=np.uint8) for _ in range(FRAMES + 4))
+    answers, times = predictor.predict_iter(frames, batch_size=1), []
+    while True:
+        start = time.process_time()
+        if next(answers, None) is None:
+            break
+        times.append(1e3 * (time.process_time() - start))
+    times = times[4:]  # the first ones load what is imported late
+    return float(np.median(times)), max(times[: FRAMES // 2]), max(times[FRAMES // 2 :])
+
+
 def alone(work: Callable[..., Any], *arguments: Any) -> Any:
     """The result of a call in a process of its own."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
@@ -121,6 +145,10 @@ def main() -> None:
             took, memory = alone(whole, name, size, repeats)
             cells.append(f"{took:7.0f} ms {memory:5.0f} MB")
         print(f"{name:10} " + " ".join(cells), flush=True)
+    for name in ("star", "star_v2"):
+        median, *slowest = alone(stream, name)
+        halves = " and ".join(f"{each:.0f}" for each in slowest)
+        print(f"{name}: {1e3 / median:.1f} frames of 720p a second, the slowest of either half {halves} ms")
     print(f"largest difference of the tiled path at 1080p: {difference(SIZES['1080p']):.1e} of [0, 1]")
 
 

@@ -128,9 +128,9 @@ class PictureTransform(Task):
         return supervised(changed, unit(batch.targets["rgb"]), self.config.weights())
 
     def decode(self, outputs: torch.Tensor, batch: Batch) -> list[Prediction]:
-        outputs = outputs.detach()
-        answers = 2 * self.apply(unit(batch.inputs["image"]), outputs) - 1
-        return self._predictions(answers, [{"maps": maps} for maps in self.maps(outputs).cpu()])
+        maps = self.maps(outputs.detach())
+        answers = 2 * change_whole(unit(batch.inputs["image"]), *self.pointwise(maps)) - 1
+        return self._predictions(answers, [{"maps": each} for each in maps.cpu()])
 
     def truth(self, batch: Batch) -> list[Prediction]:
         return self._predictions(_answer(batch))

@@ -5,8 +5,7 @@ Shapes: B batch, C maps, 3 for every step of a change; H W pixels of the picture
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from functools import lru_cache
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import pairwise
 
 import numpy as np
@@ -15,6 +14,8 @@ from torch.nn import functional as F
 
 ROWS = 16
 """Rows of a tile at most; with three channels of a wide picture they still fit into a core's cache."""
+SPARSE = 6
+"""Rows of a picture to a row of the maps from which on tiles end where the maps' rows do."""
 LEVELS = {np.dtype(np.uint8): 255.0, np.dtype(np.uint16): 65535.0, np.dtype(np.float32): 1.0}
 Change = Callable[[torch.Tensor, Iterable[torch.Tensor], bool], torch.Tensor]
 """How maps change a picture, every pixel on its own: (picture [B, 3, H, W] in [0, 1], maps, in place) -> [B, 3, H, W],
@@ -43,43 +44,61 @@ def change_tiled(picture: np.ndarray, maps: torch.Tensor, change: Change, rows: 
     height, width = picture.shape[:2]
     result = np.empty_like(picture)
     most = LEVELS[picture.dtype]
-    buffers = torch.empty(2, 1, 3, rows, width)
-    for here, lower, difference, shares in _tiles(maps, (height, width), rows):
-        v, three = buffers[:, :, :, : len(shares)]
-        v[0].copy_(torch.from_numpy(picture[here].astype(np.float32)).permute(2, 0, 1)).mul_(1 / most)
-        steps = zip(lower.split(3), difference.split(3), strict=True)
-        threes = (torch.addcmul(start, shares, slope, out=three[0])[None] for start, slope in steps)
-        changed = change(v, threes, True).clamp_(0, 1).mul_(most)
+    buffers = torch.empty(2, 3 * rows * width)
+    for here, wide, weights in _tiles(maps, (height, width), rows):
+        v, three = (buffer[: 3 * len(weights) * width].view(3, len(weights), width) for buffer in buffers)
+        v.copy_(torch.from_numpy(picture[here].astype(np.float32)).permute(2, 0, 1)).mul_(1 / most)
+        changed = change(v[None], _threes(wide, weights, three), True).clamp_(0, 1).mul_(most)
         if picture.dtype.kind == "u":
             changed.round_()
         result[here] = changed[0].permute(1, 2, 0).numpy()
     return result
 
 
+def _threes(wide: Sequence[torch.Tensor], weights: torch.Tensor, out: torch.Tensor) -> Iterator[torch.Tensor]:
+    """Maps of a tile, three after three in `out` [3, rows, W], as [1, 3, rows, W]."""
+    if len(wide) == 2:  # one pass, where a product so narrow takes several
+        lower, upper = wide
+        for start, slope in zip(lower.split(3), (upper - lower).split(3), strict=True):
+            yield torch.addcmul(start, weights[:, 1:], slope, out=out)[None]
+    else:
+        for three in torch.cat([*wide], dim=1).split(3):
+            yield torch.bmm(weights.expand(3, -1, -1), three, out=out)[None]
+
+
 def _tiles(
-    maps: torch.Tensor, size: tuple[int, int], most: int
-) -> Iterator[tuple[slice, torch.Tensor, torch.Tensor, torch.Tensor]]:
-    """Rows that lie between the same two rows of the maps, at most so many: the maps there are lower + share *
-    difference, with lower and difference [C, 1, W] and a share [rows, 1] for each row."""
+    maps: torch.Tensor, size: tuple[int, int], rows: int
+) -> Iterator[tuple[slice, Sequence[torch.Tensor], torch.Tensor]]:
+    """Tiles of so many rows at most, with the k rows of the maps around each at full width, k times [C, 1, W], and how
+    much of them each row of the tile has, [rows, k]."""
     height, width = size
-    last = maps.shape[1] - 1
     step = np.float32(maps.shape[1] / height)
-    at = (step * (np.arange(height, dtype=np.float32) + np.float32(0.5)) - np.float32(0.5)).clip(0, last)
-    rows = np.floor(at).astype(int)
-    starts = [0, *(np.flatnonzero(np.diff(rows)) + 1).tolist(), height]
-    across = lru_cache(maxsize=2)(lambda row: _across(maps, min(row, last), width))
-    for start, stop in pairwise(starts):
-        row = int(rows[start])
-        lower = across(row)
-        difference = across(row + 1) - lower
-        for top in range(start, stop, most):
-            here = slice(top, min(top + most, stop))
-            yield here, lower, difference, torch.from_numpy(at[here] - np.float32(row))[:, None]
+    at = (step * (np.arange(height, dtype=np.float32) + np.float32(0.5)) - np.float32(0.5)).clip(0, maps.shape[1] - 1)
+    wide: dict[int, torch.Tensor] = {}
+    for top, bottom in pairwise(_edges(at, rows)):
+        here = slice(top, bottom)
+        needed = range(int(at[top]), min(int(at[bottom - 1]) + 2, maps.shape[1]))
+        fresh = [row for row in needed if row not in wide]
+        wide = {row: wide[row] for row in needed if row in wide}
+        if fresh:
+            wide |= zip(fresh, _across(maps[:, fresh[0] : fresh[-1] + 1], width).split(1, dim=1), strict=True)
+        distance = at[here][:, None] - np.array(needed, dtype=np.float32)
+        yield here, [*wide.values()], torch.from_numpy((1 - np.abs(distance)).clip(0, None))
 
 
-def _across(maps: torch.Tensor, row: int, width: int) -> torch.Tensor:
-    """One row of all maps at full width, [C, 1, W]."""
-    return F.interpolate(maps[None, :, row : row + 1], size=(1, width), mode="bilinear", align_corners=False)[0]
+def _edges(at: np.ndarray, rows: int) -> list[int]:
+    """Where tiles begin, and the end; of pictures much finer than the maps no tile lies across a row of these."""
+    pairs = np.floor(at)
+    starts = [0, *(np.flatnonzero(np.diff(pairs)) + 1).tolist(), len(at)]
+    if len(at) < SPARSE * len(starts):
+        starts = [0, len(at)]
+    return [*(top for start, stop in pairwise(starts) for top in range(start, stop, rows)), len(at)]
+
+
+def _across(maps: torch.Tensor, width: int) -> torch.Tensor:
+    """Maps [C, k, w] at full width, [C, k, W]."""
+    lines = F.interpolate(maps.flatten(0, 1)[None], size=width, mode="linear", align_corners=False)[0]
+    return lines.unflatten(0, maps.shape[:2])
 
 
 def reduce_area(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
