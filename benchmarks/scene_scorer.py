@@ -126,15 +126,16 @@ def optimizer_of(scorer: SceneScorer) -> Muon:
     return Muon(groups, RATE, (0.9, 0.98))
 
 
-def train(count: int, epochs: int, seed: int) -> SceneScorer:
-    """On `count` scenes, each seen `epochs` times."""
+def train(count: int, epochs: int, seed: int, begin: Path | None) -> SceneScorer:
+    """On `count` scenes, each seen `epochs` times; from the weights in `begin`, if they are given."""
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
     scenes = render_scenes(TRAINING_SEED, np.arange(count), SIZE)
     images, labels = scenes["image"], torch.from_numpy(cells(scenes)).long()
     there = torch.from_numpy(present(scenes))
     del scenes
-    scorer = SceneScorer().to(memory_format=torch.channels_last)
+    scorer = SceneScorer() if begin is None else load_scorer(begin).train().requires_grad_(True)
+    scorer = scorer.to(memory_format=torch.channels_last)
     optimizer = optimizer_of(scorer)
     steps = epochs * (count // BATCH)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
@@ -216,12 +217,13 @@ def main() -> None:
     parser.add_argument("--scenes", type=int, default=32000)
     parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--held-out", type=int, default=4000)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0, help="of the first weights, the order and the worsening")
+    parser.add_argument("--begin", type=Path, help="go on from the weights in this file")
     parser.add_argument("--out", type=Path, default=WEIGHTS)
     options = parser.parse_args()
     torch.set_num_threads(1)
     if not options.measure:
-        trained = train(options.scenes, options.epochs, options.seed).state_dict()
+        trained = train(options.scenes, options.epochs, options.seed, options.begin).state_dict()
         write_tensors(options.out, {n: t.half() if t.is_floating_point() else t for n, t in trained.items()})
     scorer = load_scorer(options.out)
     for what, worsen in {"true renders": None, "true renders, blurred (sigma 0.7 pixels)": blur_all}.items():

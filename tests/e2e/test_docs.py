@@ -16,6 +16,7 @@ from cynosure.cli.app import create_app, main
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = ["README.md", "docs/writing-a-task.md", "docs/recipes.md", "docs/codes.md", "docs/evaluation.md"]
 PAGES += ["docs/editing.md", "docs/checkpoints.md", "docs/generation.md", "docs/export.md"]
+PAGES += ["docs/enhancement.md"]
 SMALL = [
     "--set=data.scenes.train=64",
     "--set=data.scenes.validation=16",
