@@ -3,8 +3,9 @@
 OMP_WAIT_POLICY=passive python benchmarks/unified.py
 
 In every step every model sees as many examples of a task as the unified one does, the codebooks remember equally many
-vectors, and all else is unified/tiny. The four runs take about 25 minutes on two cores. Stopped, it goes on where it
-was; runs that have been measured are not trained again. Writes unified.md and unified.json beside the runs.
+vectors, and all else is unified/tiny, or another --recipe. The four runs take about 25 minutes on two cores. Stopped,
+it goes on where it was; runs that have been measured are not trained again. Writes unified.md and unified.json beside
+the runs.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ from cynosure.process import tune
 
 RECIPE = "unified/tiny"
 STAGES = ("codes", "prior", "refit")
-HIGHER, LOWER = ("pq", "pq_things", "pq_stuff", "d1", "psnr"), ("rmse", "abs_rel", "chroma_error")
+HIGHER = ("pq", "pq_things", "pq_stuff", "d1", "psnr", "ssim")
+LOWER = ("rmse", "abs_rel", "chroma_error", "delta_e2000", "angular_error")
 """The metrics of the table, those that should be high and those that should be low."""
 COLUMNS = {"prior": "what a user gets", "oracle": "the ceiling, codes written from the answer", "none": "no codes"}
 GOAL = 0.95
@@ -43,7 +45,7 @@ def alone(recipe: Any, task: str) -> list[str]:
     return [*others, *stages, f"tasks.{task}.loss_weight=1", f"model.tokenizer.quantizer.decay={decay:.4f}"]
 
 
-def measured(name: str, sets: list[str], folder: Path, host: Any, progress: Any) -> dict[str, Any]:
+def measured(recipe: str, name: str, sets: list[str], folder: Path, host: Any, progress: Any) -> dict[str, Any]:
     """Metrics and number of parameters of one run on the test split, trained if it has not been.
 
     Raises CynosureError when the folder has a run with other settings.
@@ -59,7 +61,7 @@ def measured(name: str, sets: list[str], folder: Path, host: Any, progress: Any)
     from cynosure.train.saving import has_progress
 
     directory, results = folder / name, folder / name / "metrics.json"
-    session = Session.open(load_recipe(RECIPE, sets, host), host)
+    session = Session.open(load_recipe(recipe, sets, host), host)
     if results.is_file() and (changed := differences((directory / RECIPE_FILE).read_text(), session.recipe)):
         raise CynosureError(f"{directory} was measured with other {', '.join(changed)}: give another --output.")
     if not results.is_file():
@@ -129,6 +131,7 @@ def number(value: float | None) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--recipe", default=RECIPE, help="of the unified model; unified/four has enhancement too")
     parser.add_argument("--steps-scale", type=float, default=1.0, help="factor on the steps of all stages")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path, default=Path("runs/unified-benchmark"))
@@ -141,15 +144,18 @@ def main() -> None:
     from cynosure.train.checkpoint import write_text
 
     host, progress = load_host(), use_progress(ConsoleProgress())
-    recipe = load_recipe(RECIPE, options.set, host)
+    recipe = load_recipe(options.recipe, options.set, host)
     shared = [*options.set, *settings(recipe, options.steps_scale, options.seed)]
-    folder = options.output / f"seed{options.seed}-x{options.steps_scale:g}"
-    unified = measured("unified", shared, folder, host, progress)
-    single = {task: measured(task, [*shared, *alone(recipe, task)], folder, host, progress) for task in recipe.tasks}
+    folder = options.output / f"{options.recipe.replace('/', '-')}-seed{options.seed}-x{options.steps_scale:g}"
+    every = {"unified": [], **{task: alone(recipe, task) for task in recipe.tasks}}
+    single = {
+        name: measured(options.recipe, name, [*shared, *sets], folder, host, progress) for name, sets in every.items()
+    }
+    unified = single.pop("unified")
     found = {
         "seed": options.seed,
         "scale": options.steps_scale,
-        "steps": {stage: getattr(load_recipe(RECIPE, shared, host).train, stage).steps for stage in STAGES},
+        "steps": {stage: getattr(load_recipe(options.recipe, shared, host).train, stage).steps for stage in STAGES},
         "rows": min(task["rows"] for task in unified["tasks"].values()),
         "parameters": {
             "unified": unified["parameters"],
