@@ -70,7 +70,7 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 def write_checkpoints(folder: Path) -> None:
     """Tiny ones under the names of the released ones."""
-    from cynosure_plugins.importers import maskgit, rqvae, vqgan
+    from cynosure_plugins.importers import maskgit, rqvae, star, vqgan
 
     for part in ("stage1", "stage2"):
         (folder / part).mkdir()
@@ -79,6 +79,7 @@ def write_checkpoints(folder: Path) -> None:
     for file, name in zip(written, names, strict=True):
         file.rename(folder / name)
     maskgit._write_tiny(folder)
+    star._write_tiny(folder)
 
 
 @pytest.mark.parametrize("page", PAGES)
