@@ -37,10 +37,11 @@ from cynosure_plugins.metrics.scene_scorer import (
 )
 from cynosure_plugins.optimizers.muon import Muon
 
-TRAINING_SEED, HELD_OUT_SEED = 1_000_003, 1_000_033
+TRAINING_SEED, CALIBRATION_SEED, HELD_OUT_SEED = 1_000_003, 2_000_003, 1_000_033
 """Scenes of these seeds are in no split of the dataset `scenes` with a seed below 300,000."""
 BATCH = 64
-RATE = 0.006
+REFUSED = 0.975
+"""Share of captions with one wrong colour that the threshold of an object's area is to refuse."""
 DECAY = 0.02
 KIND_COUNT = int(np.prod(KINDS))
 BACKGROUND_WEIGHT = 0.3
@@ -116,17 +117,17 @@ def losses(
     return F.nll_loss(logs, cells, weight), PRESENCE_WEIGHT * presence.sum(1).mean()
 
 
-def optimizer_of(scorer: SceneScorer) -> Muon:
+def optimizer_of(scorer: SceneScorer, rate: float) -> Muon:
     inner = {n: p for n, p in scorer.named_parameters() if p.ndim == 4 and not n.startswith(("stem", "head"))}
     others = [p for n, p in scorer.named_parameters() if n not in inner]
     groups = [
         {"params": list(inner.values()), "matrices": True, "weight_decay": DECAY},
         {"params": others, "matrices": False, "weight_decay": 0.0},
     ]
-    return Muon(groups, RATE, (0.9, 0.98))
+    return Muon(groups, rate, (0.9, 0.98))
 
 
-def train(count: int, epochs: int, seed: int, begin: Path | None) -> SceneScorer:
+def train(count: int, epochs: int, rate: float, seed: int, begin: Path | None) -> SceneScorer:
     """On `count` scenes, each seen `epochs` times; from the weights in `begin`, if they are given."""
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
@@ -136,10 +137,10 @@ def train(count: int, epochs: int, seed: int, begin: Path | None) -> SceneScorer
     del scenes
     scorer = SceneScorer() if begin is None else load_scorer(begin).train().requires_grad_(True)
     scorer = scorer.to(memory_format=torch.channels_last)
-    optimizer = optimizer_of(scorer)
+    optimizer = optimizer_of(scorer, rate)
     steps = epochs * (count // BATCH)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, RATE, total_steps=steps, pct_start=0.1, anneal_strategy="linear", cycle_momentum=False
+        optimizer, rate, total_steps=steps, pct_start=0.1, anneal_strategy="linear", cycle_momentum=False
     )
     start, sums = time.process_time(), np.zeros(2)
     order = np.concatenate([rng.permutation(count)[: count // BATCH * BATCH] for _ in range(epochs)])
@@ -158,6 +159,22 @@ def train(count: int, epochs: int, seed: int, begin: Path | None) -> SceneScorer
             )
             sums[:] = 0
     return scorer.eval()
+
+
+def calibrated(scorer: SceneScorer, count: int) -> SceneScorer:
+    """With the smallest area at which wrong colours are still refused as often as `REFUSED` says: what is missed most
+    is small or half hidden, and the loss weighs it as it weighs what is seen and not there."""
+    scenes = render_scenes(CALIBRATION_SEED, np.arange(count), SIZE)
+    seen, rng = scorer.look(list(scenes["image"])), np.random.default_rng(0)
+    captions = [parse_caption(text) for text in scenes["caption"]]
+    shown = [{(thing["shape"], thing["color"]) for thing in objects} for objects in scenes["objects"]]
+    wrong = [with_wrong_colour(caption, pairs, rng) for caption, pairs in zip(captions, shown, strict=True)]
+    areas = seen[0].least * np.geomspace(0.05, 1, 31)
+    refused = [share(refusals([replace(each, least=area) for each in seen], wrong, shown)) for area in areas]
+    least = next((area for area, rate in zip(areas, refused, strict=True) if rate >= REFUSED), areas[-1])
+    with torch.no_grad():
+        scorer.presence[1] = -scorer.presence[0] * float(np.log(least))
+    return scorer
 
 
 def pair(name: Any) -> tuple[str, str]:
@@ -216,6 +233,7 @@ def main() -> None:
     parser.add_argument("--measure", action="store_true", help="train nothing")
     parser.add_argument("--scenes", type=int, default=32000)
     parser.add_argument("--epochs", type=int, default=4)
+    parser.add_argument("--rate", type=float, default=0.006)
     parser.add_argument("--held-out", type=int, default=4000)
     parser.add_argument("--seed", type=int, default=0, help="of the first weights, the order and the worsening")
     parser.add_argument("--begin", type=Path, help="go on from the weights in this file")
@@ -223,7 +241,8 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     if not options.measure:
-        trained = train(options.scenes, options.epochs, options.seed, options.begin).state_dict()
+        scorer = train(options.scenes, options.epochs, options.rate, options.seed, options.begin)
+        trained = calibrated(scorer, options.held_out // 2).state_dict()
         write_tensors(options.out, {n: t.half() if t.is_floating_point() else t for n, t in trained.items()})
     scorer = load_scorer(options.out)
     for what, worsen in {"true renders": None, "true renders, blurred (sigma 0.7 pixels)": blur_all}.items():
