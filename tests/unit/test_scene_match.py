@@ -21,7 +21,7 @@ TASK = TextToImage(TextToImage.Config(), (64, 64))
 
 @pytest.fixture(scope="module")
 def scenes() -> dict:
-    return render_scenes(77, np.arange(600), 64)
+    return render_scenes(77, np.arange(2000), 64)
 
 
 def score(images: np.ndarray, captions: list[str]) -> dict[str, float]:
