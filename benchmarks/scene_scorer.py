@@ -161,14 +161,21 @@ def train(count: int, epochs: int, rate: float, seed: int, begin: Path | None) -
     return scorer.eval()
 
 
+def told(scenes: dict[str, Any]) -> tuple[list[Described], list[set[tuple[str, str]]], list[Described]]:
+    """Of each scene its caption, the shapes and colours that it shows, and its caption with one wrong colour."""
+    captions = [parse_caption(text) for text in scenes["caption"]]
+    shown = [{(thing["shape"], thing["color"]) for thing in objects} for objects in scenes["objects"]]
+    rng = np.random.default_rng(0)
+    wrong = [with_wrong_colour(caption, pairs, rng) for caption, pairs in zip(captions, shown, strict=True)]
+    return captions, shown, wrong
+
+
 def calibrated(scorer: SceneScorer, count: int) -> SceneScorer:
     """With the smallest area at which wrong colours are still refused as often as `REFUSED` says: what is missed most
     is small or half hidden, and the loss weighs it as it weighs what is seen and not there."""
     scenes = render_scenes(CALIBRATION_SEED, np.arange(count), SIZE)
-    seen, rng = scorer.look(list(scenes["image"])), np.random.default_rng(0)
-    captions = [parse_caption(text) for text in scenes["caption"]]
-    shown = [{(thing["shape"], thing["color"]) for thing in objects} for objects in scenes["objects"]]
-    wrong = [with_wrong_colour(caption, pairs, rng) for caption, pairs in zip(captions, shown, strict=True)]
+    seen = scorer.look(list(scenes["image"]))
+    _, shown, wrong = told(scenes)
     areas = seen[0].least * np.geomspace(0.05, 1, 31)
     refused = [share(refusals([replace(each, least=area) for each in seen], wrong, shown)) for area in areas]
     least = next((area for area, rate in zip(areas, refused, strict=True) if rate >= REFUSED), areas[-1])
@@ -188,11 +195,8 @@ def measure(
     scenes = render_scenes(HELD_OUT_SEED, np.arange(count), SIZE)
     images = scenes["image"] if worsen is None else worsen(scenes["image"])
     seen = scorer.look(list(images))
-    captions = [parse_caption(text) for text in scenes["caption"]]
-    shown = [{(thing["shape"], thing["color"]) for thing in objects} for objects in scenes["objects"]]
+    captions, shown, recoloured = told(scenes)
     of_another = captions[1:] + captions[:1]
-    rng = np.random.default_rng(0)
-    recoloured = [with_wrong_colour(caption, pairs, rng) for caption, pairs in zip(captions, shown, strict=True)]
     return {
         "objects and colours found": share([s.shows_all(c) for s, c in zip(seen, captions, strict=True) if c.objects]),
         "and sizes, where said": share(
