@@ -188,12 +188,13 @@ def cynosure_render(prediction: Prediction) -> np.ndarray | None:
 
 
 @hookspec(firstresult=True)
-def cynosure_export(model: Any, format: str, path: Path, task: str | None) -> Path | None:
+def cynosure_export(model: Any, format: str, path: Path, task: str | None, style: Sequence[int] | None) -> Path | None:
     """Fires when a model is to be written in another program's format, by `cynosure export`. First result.
 
     model: the loaded model.
     format: the name of the wanted format, for example 'onnx'.
     path: where to write.
     task: the name of the task to write, or None where the model has one.
+    style: the codes to write it with, L D numbers, or None for a model without codes.
     Return the file or folder written, or None for a format that this plugin does not write.
     """

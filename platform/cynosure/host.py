@@ -118,8 +118,10 @@ class Host:
     def render(self, prediction: Prediction) -> np.ndarray | None:
         return self._call("cynosure_render", prediction=prediction)
 
-    def export(self, model: Any, format: str, path: Path, task: str | None = None) -> Path | None:
-        return self._call("cynosure_export", model=model, format=format, path=path, task=task)
+    def export(
+        self, model: Any, format: str, path: Path, task: str | None, style: Sequence[int] | None = None
+    ) -> Path | None:
+        return self._call("cynosure_export", model=model, format=format, path=path, task=task, style=style)
 
     def export_formats(self) -> dict[str, str]:
         """The formats that plugins with cynosure_export list in their `FORMATS`: name -> ending of files."""

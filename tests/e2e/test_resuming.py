@@ -188,7 +188,7 @@ def test_a_full_disk_keeps_the_checkpoint_before(
         replace(source, target)
 
     monkeypatch.setattr(os, "replace", full)
-    with pytest.raises(CheckpointError, match=r"No space left on device.*free some space, then --resume"):
+    with pytest.raises(CheckpointError, match=r"No space left on device.*free some space, then go on .*--resume"):
         project.train("run")
     run = project.folder / "run"
     assert [p.name for p in (run / "checkpoints").iterdir()] == ["0-codes-00000002"], "a half-written one is left"

@@ -9,7 +9,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import onnxruntime
 import pytest
+import torch
 from PIL import Image
 from tiny_runs import Project
 from typer.testing import CliRunner
@@ -194,3 +196,25 @@ def test_the_command_writes_every_style_and_one_sheet(trained: SimpleNamespace, 
     assert np.array_equal(np.asarray(Image.open(tmp_path / "photo.enhancement.png")), trained.rows[0]["degraded"])
     assert "there is no style 9: this model has 0 to 7" in predict("--style", "9")
     assert "leave --codes and --samples out" in predict("--style", "1", "--samples", "2")
+
+
+@pytest.mark.parametrize("ending", [".pt2", ".onnx"])
+def test_a_style_leaves_as_a_file_of_its_own(model: Predictor, trained: SimpleNamespace, ending: str) -> None:
+    file = model.export(trained.run.parent / f"style{ending}", style=2)
+    picture = torch.from_numpy(trained.rows[0]["degraded"].copy()).permute(2, 0, 1)[None] / 255
+    if ending == ".pt2":
+        answer = torch.export.load(file).module()(picture).numpy()
+    else:
+        (answer,) = onnxruntime.InferenceSession(file).run(["answer"], {"picture": picture.numpy()})
+    levels = 255 * answer[0].transpose(1, 2, 0)
+    np.testing.assert_allclose(levels, pixels(model.predict(trained.photo, style=2)), atol=0.51)
+    other = pixels(model.predict(trained.photo, style=1)).astype(float)
+    assert np.abs(levels - other).max() > 2, "two styles look alike: the test could not tell which was written"
+
+
+def test_exporting_without_a_style_says_what_to_name(trained: SimpleNamespace) -> None:
+    for more, says in (((), "--style 3"), (("--style", "all"), "there is no style all: this model has 0 to")):
+        words = ["export", str(trained.run), "--output", str(trained.run.parent / "all.pt2"), *more]
+        stopped = CliRunner().invoke(create_app(), words)
+        assert stopped.exit_code == 1 and says in str(stopped.exception)
+    assert not (trained.run.parent / "all.pt2").exists()

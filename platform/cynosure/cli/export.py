@@ -23,8 +23,12 @@ def export(
     format: Annotated[
         str | None, typer.Option("--format", help="torch, onnx or a plugin's; else what the file's ending says")
     ] = None,
+    style: Annotated[
+        str | None,
+        typer.Option("--style", metavar="CODE", help="of a model with codes, the one to write: 3, or 3,0,1,2"),
+    ] = None,
 ) -> None:
-    """Write a model without codes as one program, from a picture of any size to its answer."""
+    """Write a model, or one style of it, as one program, from a picture of any size to its answer."""
     from cynosure.process import tune
 
     tune()
@@ -34,4 +38,5 @@ def export(
 
     check_output(output)
     use_progress(ConsoleProgress())
-    typer.echo(run_export(load(run, host=host_of(context), device="cpu"), output, task, format))
+    model = load(run, host=host_of(context), device="cpu")
+    typer.echo(run_export(model, output, task, format, style))

@@ -81,3 +81,21 @@ class SumMetric(Metric):
     @abstractmethod
     def results(self, sums: Mapping[str, np.ndarray]) -> Mapping[str, float]:
         """Results of all pictures; NaN, without a warning, where a division has nothing to divide by."""
+
+
+class MeanMetric(SumMetric):
+    """Means over pictures of what `judge` says of each; built with the names of that."""
+
+    def __init__(self, *names: str) -> None:
+        super().__init__(pictures=1, **dict.fromkeys(names, 1))
+
+    def measure(self, prediction: Mapping[str, np.ndarray], truth: Mapping[str, np.ndarray]) -> Mapping[str, float]:
+        judged = self.judge(prediction, truth)
+        return {**judged, "pictures": 1} if judged else {}
+
+    def results(self, sums: Mapping[str, np.ndarray]) -> dict[str, float]:
+        return {name: float(total[0] / sums["pictures"][0]) for name, total in sums.items() if name != "pictures"}
+
+    @abstractmethod
+    def judge(self, prediction: Mapping[str, np.ndarray], truth: Mapping[str, np.ndarray]) -> Mapping[str, float]:
+        """Numbers of one picture, by name; nothing leaves the picture out."""

@@ -5,7 +5,7 @@ Formats are plugins (hook cynosure_export); this is what they share. Shapes: H W
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from pathlib import Path
 
@@ -14,9 +14,12 @@ from torch import nn
 
 from cynosure import __version__
 from cynosure.core.contracts import Base
+from cynosure.core.records import Codes
 from cynosure.errors import CynosureError, unknown
 from cynosure.progress import current_progress
 from cynosure.run.predictor import Predictor
+from cynosure.run.steering import spec_of
+from cynosure.run.styles import name_of, style_codes
 from cynosure.train.checkpoint import write_whole
 
 INPUT, OUTPUT = "picture", "answer"
@@ -30,8 +33,15 @@ TOLERANCE = 1e-4
 Run = Callable[[torch.Tensor], torch.Tensor]
 
 
-def export(model: Predictor, path: Path, task: str | None = None, format: str | None = None) -> Path:
-    """Write the way of a task, by default the only one, to `path`; without a format the ending of `path` says which.
+def export(
+    model: Predictor,
+    path: Path,
+    task: str | None = None,
+    format: str | None = None,
+    style: int | Sequence[int] | str | None = None,
+) -> Path:
+    """Write the way of a task, by default the only one, to `path`; without a format the ending of `path` says which. Of
+    a model with codes one style is written: a number, L D of them, or such a text as '3,0,1,2'.
 
     Raises CynosureError for a format that no plugin writes, for a task or model that cannot be written, and where the
     file does not answer as the model does; there is then no file, or what was there before.
@@ -42,51 +52,69 @@ def export(model: Predictor, path: Path, task: str | None = None, format: str | 
     if format is None:
         endings = ", ".join(f"{ending} ({name})" for name, ending in formats.items())
         raise CynosureError(f"{path} does not say in which format: end it in one of {endings}, or name a --format")
-    written = model.host.export(model, format, path, model.task(task).name)
+    codes = None if style is None else style_codes(style, spec_of(model.model)).ravel().tolist()
+    written = model.host.export(model, format, path, model.task(task).name, codes)
     if written is None:
         raise CynosureError(f"{unknown('format', format, formats)}; a plugin adds one by the hook cynosure_export")
     return written
 
 
-def picture_network(model: Predictor, task: str | None = None) -> nn.Module:
+def picture_network(model: Predictor, task: str | None = None, style: Sequence[int] | None = None) -> nn.Module:
     """What is written: a network on the CPU, from a picture float32 [1, 3, H, W] in [0, 1] to its answer in the same
     form.
 
-    Raises CynosureError for a task without such a way (`Task.network`) and for a model whose answers need codes.
+    Raises CynosureError for a task without such a way (`Task.network`), and for a model whose answers need codes if no
+    style says which, or if it has no such style.
     """
     chosen = model.task(task)
     base = deepcopy(model.model.base).cpu().float().eval().requires_grad_(False)
-    network = chosen.network(_OfTask(base, chosen.name))
+    answering = _OfTask(base, chosen.name)
+    network = chosen.network(answering)
     if network is None:
         raise CynosureError(
             f"task {chosen.name} cannot be exported: it has no network from a picture to a picture (Task.network)"
         )
-    if model.model.tokenizer is not None:
-        raise CynosureError(
-            "this model cannot be exported: it answers from codes, which a prior writes one after another; "
-            "export one that was trained without a tokenizer"
-        )
+    answering.vectors = _style_vectors(model, style)
     return network.eval()
 
 
+def _style_vectors(model: Predictor, style: Sequence[int] | None) -> torch.Tensor | None:
+    """What the base gets of a style, [1, N, d]; nothing where the model has no codes."""
+    tokenizer = model.model.tokenizer
+    if style is not None:
+        codes = torch.from_numpy(style_codes(style, spec_of(model.model)))[None]
+        assert tokenizer is not None
+        return deepcopy(tokenizer).cpu().float().vectors(Codes(codes, tokenizer.spec))
+    if tokenizer is None:
+        return None
+    raise CynosureError(
+        "this model cannot be exported: it answers from codes, which a prior writes one after another; "
+        "export one of its styles (--style 3), or a model that was trained without a tokenizer"
+    )
+
+
 class _OfTask(nn.Module):
-    """A base model without codes, for one task."""
+    """A base model for one task, with the same code vectors [1, N, d] for every picture, or with none."""
+
+    vectors: torch.Tensor | None
 
     def __init__(self, base: Base, task: str) -> None:
         super().__init__()
         self.base, self.task = base, task
+        self.register_buffer("vectors", None)
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
-        return self.base({"image": image}, None, self.task)
+        return self.base({"image": image}, self.vectors, self.task)
 
 
-def metadata(model: Predictor, task: str | None = None) -> dict[str, str]:
+def metadata(model: Predictor, task: str | None = None, style: Sequence[int] | None = None) -> dict[str, str]:
     """What a file should say about itself, where its format has a place for it."""
     chosen = model.task(task)
     height, width = chosen.image_size
     return {
         "cynosure": __version__,
         "task": chosen.name,
+        **({} if style is None else {"style": name_of(style, ",")}),
         "model_size": f"{height}x{width}",
         INPUT: "float32 [1, 3, height, width], RGB in 0..1",
         OUTPUT: "float32 [1, 3, height, width], RGB in 0..1",

@@ -230,11 +230,17 @@ class Predictor:
         ).predictions
         return found if samples > 1 else found[0]
 
-    def export(self, path: str | Path, task: str | None = None, format: str | None = None) -> Path:
+    def export(
+        self,
+        path: str | Path,
+        task: str | None = None,
+        format: str | None = None,
+        style: int | Sequence[int] | str | None = None,
+    ) -> Path:
         """Write a task's way from picture to picture as a file that other programs run; see `run.export.export`."""
         from cynosure.run.export import export
 
-        return export(self, Path(path), task, format)
+        return export(self, Path(path), task, format, style)
 
     def settings(self, samples: int = 1, **sampling: Unpack[SamplingOptions]) -> SampleSettings:
         """How the prior is sampled: what is given, else what the recipe says, else what suits the number of samples."""

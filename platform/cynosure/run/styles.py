@@ -39,11 +39,16 @@ def _is_all(style: object) -> TypeGuard[All]:
     return isinstance(style, str) and style == "all"
 
 
-def style_codes(style: int | Sequence[int] | str, spec: CodeSpec) -> np.ndarray:
-    """The codes int64 [L, D] that a style is. Raises CynosureError, which says what there is, for one that is none."""
+def style_codes(style: int | Sequence[int] | str, spec: CodeSpec, also: str = "") -> np.ndarray:
+    """The codes int64 [L, D] that a style is: a number, L D of them, or a text of them, '3,0,1,2'.
+
+    Raises CynosureError for one that is none, which says what there is, and `also` what else may be given.
+    """
+    if isinstance(style, str) and re.fullmatch(r"\d+(,\d+)*", style):
+        style = [int(number) for number in style.split(",")]
     numbers, sizes = np.atleast_1d(np.asarray(style)), spec.limits().numpy()
     if numbers.dtype.kind not in "iu" or numbers.shape != (sizes.size,) or not _inside(numbers, sizes.ravel()):
-        raise CynosureError(f"there is no style {name_of(numbers, ',')}: {_what_there_is(sizes.ravel())}")
+        raise CynosureError(f"there is no style {name_of(numbers, ',')}: {_what_there_is(sizes.ravel())}{also}")
     return numbers.astype(np.int64).reshape(sizes.shape)
 
 
@@ -85,10 +90,7 @@ def parse_styles(texts: Sequence[str], model: GuidedModel) -> np.ndarray:
     if list(texts) == ["all"]:
         return styles_in_use(model)
     spec = spec_of(model)
-    for text in texts:
-        if not re.fullmatch(r"\d+(,\d+)*", text):
-            raise CynosureError(f"there is no style {text}: {_what_there_is(spec.limits().numpy().ravel())}, or all")
-    return np.stack([style_codes([int(number) for number in text.split(",")], spec) for text in texts])
+    return np.stack([style_codes(text, spec, ", or all") for text in texts])
 
 
 def name_of(codes: np.ndarray | Sequence[int], between: str = "-") -> str:

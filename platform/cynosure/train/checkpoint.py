@@ -41,7 +41,8 @@ def write_whole(path: Path, write: Callable[[Path], None]) -> None:
     except (OSError, SafetensorError) as error:
         _remove(temporary)
         raise CheckpointError(
-            f"could not write {path} ({error}); what was saved before is untouched: free some space, then --resume."
+            f"could not write {path} ({error}); what was there before is untouched: "
+            "free some space, then go on (a training with --resume)."
         ) from error
     except BaseException:
         _remove(temporary)

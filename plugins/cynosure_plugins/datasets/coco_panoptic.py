@@ -14,15 +14,15 @@ import numpy as np
 from pydantic import Field
 
 from cynosure import hookimpl
-from cynosure.core.contracts import Dataset, DatasetInfo, PartConfig
+from cynosure.core.contracts import DatasetInfo, PartConfig
 from cynosure.data.augment import resize_image, resize_nearest
 from cynosure.data.files import rgb_to_ids
 from cynosure.data.pictures import load_picture
-from cynosure.errors import DataError, unknown
+from cynosure.errors import DataError
 from cynosure_plugins.datasets.coco_classes import COCO_PANOPTIC
 from cynosure_plugins.datasets.pixels import Size, height_width
 from cynosure_plugins.datasets.rows import LiveRows, StoredRows
-from cynosure_plugins.datasets.splits import SPLITS, Holdout, hold_out, spread
+from cynosure_plugins.datasets.splits import SPLITS, Holdout, SplitDataset, hold_out, spread
 from cynosure_plugins.datasets.store import key_of, read_all
 
 Split = Literal["train", "validation", "test"]
@@ -77,7 +77,7 @@ class Entry:
         return labels[where] * (known[where] == ids)[..., None]
 
 
-class CocoPanoptic(Dataset):
+class CocoPanoptic(SplitDataset[LiveRows | StoredRows]):
     """COCO panoptic, and any set in its layout (Cityscapes, ADE20K and Mapillary are published in it).
 
     Layout, found by itself: pictures in `train2017/`, PNGs in `panoptic_train2017/`, `panoptic_train2017.json` in the
@@ -104,9 +104,9 @@ class CocoPanoptic(Dataset):
         seed: int = 0
 
     def __init__(self, config: Config) -> None:
+        super().__init__()
         self.config = config
         self.root = Path(config.root).expanduser()
-        self._rows: dict[str, LiveRows | StoredRows] = {}
         self._last: tuple[Path, dict[str, Any]] | None = None
 
     @cached_property
@@ -117,14 +117,6 @@ class CocoPanoptic(Dataset):
             classes=tuple((c["name"], bool(c.get("isthing", 1))) for c in self._categories),
             category_ids=tuple(c["id"] for c in self._categories),
         )
-
-    def rows(self, split: str) -> LiveRows | StoredRows:
-        """Rows of 'train', 'validation' or 'test', with the columns of `info.fields`."""
-        if split not in SPLITS:
-            raise DataError(unknown("split", split, SPLITS))
-        if split not in self._rows:
-            self._rows[split] = self._read(split)
-        return self._rows[split]
 
     def count(self, split: str) -> int:
         """Rows of a split, from the annotations alone."""

@@ -12,24 +12,25 @@ import numpy as np
 from pydantic import Field
 
 from cynosure import hookimpl
-from cynosure.core.contracts import Dataset, DatasetInfo, PartConfig
+from cynosure.core.contracts import DatasetInfo, PartConfig
 from cynosure.errors import DataError, unknown
 from cynosure_plugins.datasets import columns as columns_
 from cynosure_plugins.datasets.pixels import Size, height_width
 from cynosure_plugins.datasets.rows import LiveRows, StoredRows
 from cynosure_plugins.datasets.sources import Kind, kind_of, open_source
-from cynosure_plugins.datasets.splits import HOLD_OUT_AT_MOST, SPLITS, Holdout, assign, hold_out, spread
+from cynosure_plugins.datasets.splits import HOLD_OUT_AT_MOST, SPLITS, Holdout, SplitDataset, assign, hold_out, spread
 from cynosure_plugins.datasets.store import key_of, read_all
 from cynosure_plugins.datasets.streams import Held, StreamRows
 
 
-class Images(Dataset):
+class Images(SplitDataset[LiveRows | StoredRows | StreamRows]):
     """Pictures and what belongs to them, loaded by the `datasets` library.
 
     A row has the fields that the source has columns for: image, and caption, label, depth, degraded. Rows whose files
     are missing, damaged or no pictures are named in one warning and left out (`rows.skipped`); DataError if none stays.
     Splits that the source lacks are held out of its training data, at random where it can be counted, and by a hash of
-    the picture where it is streamed. `classes` of the info names the labels, when the source does: label 0 first.
+    the picture where it is streamed: a StreamRows has no length, and `stream` for training. `classes` of the info names
+    the labels, when the source does: label 0 first.
     """
 
     class Config(PartConfig):
@@ -58,9 +59,9 @@ class Images(Dataset):
         seed: int = 0
 
     def __init__(self, config: Config) -> None:
+        super().__init__()
         self.config = config
         self.kind: Kind = kind_of(config.source) if config.kind == "auto" else config.kind
-        self._rows: dict[str, LiveRows | StoredRows | StreamRows] = {}
         self._tables: dict[str, Any] = {}
 
     @cached_property
@@ -71,17 +72,12 @@ class Images(Dataset):
             name="images", fields=tuple(self._columns), classes=tuple((str(name), True) for name in names)
         )
 
-    def rows(self, split: str) -> LiveRows | StoredRows | StreamRows:
-        """Rows of 'train', 'validation' or 'test'; a StreamRows has no length, and `stream` for training."""
-        if split not in SPLITS:
-            raise DataError(unknown("split", split, SPLITS))
-        if split not in self._rows:
-            self._rows[split] = self._streamed(split) if self.config.streaming else self._counted(split)
-        return self._rows[split]
-
     def count(self, split: str) -> int | None:
         """Rows of a split, readable or not; of a stream unknown."""
         return None if self.config.streaming else len(spread(len(self._positions(split)[1]), self.config.limit))
+
+    def _read(self, split: str) -> LiveRows | StoredRows | StreamRows:
+        return self._streamed(split) if self.config.streaming else self._counted(split)
 
     def _counted(self, split: str) -> LiveRows | StoredRows:
         title, reader = f"{self._name} {split}", self._reader

@@ -13,8 +13,8 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from cynosure import hookimpl
-from cynosure.core.contracts import Dataset, DatasetInfo, PartConfig
-from cynosure.errors import DataError, unknown
+from cynosure.core.contracts import DatasetInfo, PartConfig
+from cynosure.errors import DataError
 from cynosure_plugins.datasets.pairing import (
     LAYOUTS,
     Folders,
@@ -28,11 +28,11 @@ from cynosure_plugins.datasets.pairing import (
 )
 from cynosure_plugins.datasets.pixels import Size, height_width
 from cynosure_plugins.datasets.rows import LiveRows, StoredRows
-from cynosure_plugins.datasets.splits import SPLITS, Holdout, hold_out, spread
+from cynosure_plugins.datasets.splits import SPLITS, Holdout, SplitDataset, hold_out, spread
 from cynosure_plugins.datasets.store import key_of, read_all
 
 
-class Pairs(Dataset):
+class Pairs(SplitDataset[LiveRows | StoredRows]):
     """Rows with `degraded` and `image`, two pictures of one size that belong together by their names.
 
     A pair has one stem, or the names of Rendered-WB: `NAME_WB_PICSTYLE` belongs to `NAME_G_AS` (Set1), `NAME_WB` to
@@ -72,22 +72,14 @@ class Pairs(Dataset):
             return self
 
     def __init__(self, config: Config) -> None:
+        super().__init__()
         self.config = config
         self.root = Path(config.root).expanduser()
-        self._rows: dict[str, LiveRows | StoredRows] = {}
         self._paired: dict[Folders, tuple[list[Pair], list[str]]] = {}
 
     @property
     def info(self) -> DatasetInfo:
         return DatasetInfo(name="pairs", fields=("degraded", "image"))
-
-    def rows(self, split: str) -> LiveRows | StoredRows:
-        """Rows of 'train', 'validation' or 'test', with `degraded` and `image`."""
-        if split not in SPLITS:
-            raise DataError(unknown("split", split, SPLITS))
-        if split not in self._rows:
-            self._rows[split] = self._read(split)
-        return self._rows[split]
 
     def count(self, split: str) -> int:
         """Rows of a split, from the names of the files alone."""

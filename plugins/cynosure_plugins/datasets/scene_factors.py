@@ -11,22 +11,21 @@ from filelock import FileLock
 from pydantic import Field, model_validator
 
 from cynosure import hookimpl
-from cynosure.core.contracts import Dataset, DatasetInfo, PartConfig
+from cynosure.core.contracts import DatasetInfo, PartConfig
 from cynosure.data.cache import cache_folder, writing_to
 from cynosure.data.scenes.factors import COUNT, factors_of, render_factors
 from cynosure.data.scenes.render import image_size
-from cynosure.errors import DataError, unknown
 from cynosure.progress import current_progress
 from cynosure.train.checkpoint import write_whole
 from cynosure_plugins.datasets.pixels import Size
-from cynosure_plugins.datasets.splits import SPLITS
+from cynosure_plugins.datasets.splits import SPLITS, SplitDataset
 
 VERSION = 1
 """Raise it with every change to what `render_factors` returns: it is part of the name of a cached file."""
 AT_ONCE = 500
 
 
-class SceneFactors(Dataset):
+class SceneFactors(SplitDataset[Sequence[Mapping[str, Any]]]):
     """`factors` int64 [7]: shape, color, size, side, distance, sky, ground. Drawn once and kept on disk.
 
     The splits share the 36,000 combinations out at random, so that no scene is in two of them.
@@ -47,6 +46,7 @@ class SceneFactors(Dataset):
             return self
 
     def __init__(self, config: Config) -> None:
+        super().__init__()
         self.config = config
         self._order = np.random.default_rng(config.seed).permutation(COUNT)
 
@@ -54,10 +54,7 @@ class SceneFactors(Dataset):
     def info(self) -> DatasetInfo:
         return DatasetInfo(name="scene_factors", fields=("image", "factors"))
 
-    def rows(self, split: str) -> Sequence[Mapping[str, Any]]:
-        """Rows of 'train', 'validation' or 'test'; the picture is read-only."""
-        if split not in SPLITS:
-            raise DataError(unknown("split", split, SPLITS))
+    def _read(self, split: str) -> Sequence[Mapping[str, Any]]:
         counts = [self.count(name) for name in SPLITS]
         start = sum(counts[: SPLITS.index(split)])
         scenes = self._order[start : start + self.count(split)]

@@ -10,17 +10,16 @@ from filelock import FileLock
 from pydantic import Field
 
 from cynosure import hookimpl
-from cynosure.core.contracts import Dataset, DatasetInfo, PartConfig
+from cynosure.core.contracts import DatasetInfo, PartConfig
 from cynosure.data.cache import cache_folder, writing_to
 from cynosure.data.scenes import CLASSES, SceneRows, build_scenes
-from cynosure.errors import DataError, unknown
 from cynosure.progress import Bar, current_progress
 from cynosure_plugins.datasets.pixels import Size
-from cynosure_plugins.datasets.splits import SPLITS
+from cynosure_plugins.datasets.splits import SPLITS, SplitDataset
 
 
-class Scenes(Dataset):
-    """Ray-cast scenes with panoptic maps, depth, captions and low-light copies, drawn once and kept on disk.
+class Scenes(SplitDataset[Sequence[Mapping[str, Any]]]):
+    """Ray-cast scenes with panoptic maps, depth, captions and low-light copies, drawn once and kept on disk, read-only.
 
     Splits are scenes of different seeds, so they never share one, however many each has.
     """
@@ -34,8 +33,8 @@ class Scenes(Dataset):
         seed: int = Field(0, ge=0)
 
     def __init__(self, config: Config) -> None:
+        super().__init__()
         self.config = config
-        self._rows: dict[str, Sequence[Mapping[str, Any]]] = {}
 
     @property
     def info(self) -> DatasetInfo:
@@ -46,19 +45,11 @@ class Scenes(Dataset):
             category_ids=tuple(range(1, len(CLASSES) + 1)),
         )
 
-    def rows(self, split: str) -> Sequence[Mapping[str, Any]]:
-        """Rows of 'train', 'validation' or 'test', all fields at the configured size; their arrays are read-only."""
-        if split not in SPLITS:
-            raise DataError(unknown("split", split, SPLITS))
-        if split not in self._rows:
-            self._rows[split] = self._draw(split)
-        return self._rows[split]
-
     def count(self, split: str) -> int:
         """Rows of a split, drawn or not."""
         return int(getattr(self.config, split))
 
-    def _draw(self, split: str) -> Sequence[Mapping[str, Any]]:
+    def _read(self, split: str) -> Sequence[Mapping[str, Any]]:
         config, count = self.config, getattr(self.config, split)
         seed = len(SPLITS) * config.seed + SPLITS.index(split)
         folder = cache_folder() / "scenes"

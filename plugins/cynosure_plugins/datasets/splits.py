@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, Generic, TypeVar
 
 import numpy as np
 from pydantic import BeforeValidator
 
-from cynosure.errors import DataError
+from cynosure.core.contracts import Dataset
+from cynosure.errors import DataError, unknown
+
+Rows = TypeVar("Rows", bound=Iterable[Mapping[str, Any]], covariant=True)
 
 SPLITS = ("train", "validation", "test")
 NAMES = {
@@ -31,6 +35,25 @@ def _share_or_rows(value: Any) -> Any:
 Holdout = Annotated[int | float, BeforeValidator(_share_or_rows)]
 """Training rows to hold out for each split that a source lacks: a share (`HOLD_OUT_AT_MOST` rows at most), or so many.
 """
+
+
+class SplitDataset(Dataset, Generic[Rows]):
+    """A dataset that reads each split once, when it is first asked for, and keeps its rows."""
+
+    def __init__(self) -> None:
+        self._rows: dict[str, Rows] = {}
+
+    def rows(self, split: str) -> Rows:
+        """Rows of 'train', 'validation' or 'test', with the columns of `info.fields`; DataError for other splits."""
+        if split not in SPLITS:
+            raise DataError(unknown("split", split, SPLITS))
+        if split not in self._rows:
+            self._rows[split] = self._read(split)
+        return self._rows[split]
+
+    @abstractmethod
+    def _read(self, split: str) -> Rows:
+        """The rows of a split. Raises DataError where there are none."""
 
 
 def assign(available: Iterable[str]) -> dict[str, str]:

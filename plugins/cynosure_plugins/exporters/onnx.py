@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ FORMATS = {"onnx": ".onnx"}
 
 
 @hookimpl
-def cynosure_export(model: Any, format: str, path: Path, task: str | None) -> Path | None:
+def cynosure_export(model: Any, format: str, path: Path, task: str | None, style: Sequence[int] | None) -> Path | None:
     if format not in FORMATS:
         return None
     for package in ("onnx", "onnxscript", "onnxruntime"):
@@ -25,12 +25,12 @@ def cynosure_export(model: Any, format: str, path: Path, task: str | None) -> Pa
             import_module(package)
         except ImportError:
             raise CynosureError(f"format onnx needs the package {package}: pip install 'cynosure[export]'") from None
-    network = picture_network(model, task)
+    network = picture_network(model, task, style)
     axes = ({2: "height", 3: "width"},)
     names: dict[str, Any] = {"input_names": [INPUT], "output_names": [OUTPUT], "dynamic_shapes": axes}
     program = torch.onnx.export(traced(network), (), None, dynamo=True, verbose=False, **names)
     assert program is not None
-    program.model.metadata_props.update(metadata(model, task))
+    program.model.metadata_props.update(metadata(model, task, style))
     return write_verified(path, network, program.save, _open)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +18,11 @@ METADATA = "cynosure.json"
 
 
 @hookimpl
-def cynosure_export(model: Any, format: str, path: Path, task: str | None) -> Path | None:
+def cynosure_export(model: Any, format: str, path: Path, task: str | None, style: Sequence[int] | None) -> Path | None:
     if format not in FORMATS:
         return None
-    network = picture_network(model, task)
-    program, told = traced(network), json.dumps(metadata(model, task))
+    network = picture_network(model, task, style)
+    program, told = traced(network), json.dumps(metadata(model, task, style))
 
     def write(file: Path) -> None:
         with file.open("wb") as opened:

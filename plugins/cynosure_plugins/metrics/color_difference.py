@@ -9,7 +9,7 @@ import numpy as np
 
 from cynosure import hookimpl
 from cynosure.core.contracts import PartConfig
-from cynosure.core.metrics import SumMetric
+from cynosure.core.metrics import MeanMetric
 from cynosure_plugins.metrics.color_error import rgb_to_lab
 
 GREY_CHROMA = 25.0**7
@@ -56,7 +56,7 @@ def angular_error(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     return np.degrees(np.arccos(cosines.clip(-1, 1)))
 
 
-class DeltaE2000(SumMetric):
+class DeltaE2000(MeanMetric):
     """delta_e2000: mean CIEDE2000 difference over pixels, then pictures, of predictions with value 'rgb', uint8
     [H, W, 3]; about 1 can just be seen. NaN before the first picture."""
 
@@ -66,17 +66,14 @@ class DeltaE2000(SumMetric):
     columns: ClassVar = ("oracle", "none", "baseline")
 
     def __init__(self, config: Config) -> None:
-        super().__init__(total=1, pictures=1)
+        super().__init__("delta_e2000")
 
-    def measure(self, prediction: Mapping[str, np.ndarray], truth: Mapping[str, np.ndarray]) -> dict[str, float]:
+    def judge(self, prediction: Mapping[str, np.ndarray], truth: Mapping[str, np.ndarray]) -> dict[str, float]:
         difference = delta_e2000(rgb_to_lab(prediction["rgb"]), rgb_to_lab(truth["rgb"]))
-        return {"total": float(difference.mean()), "pictures": 1}
-
-    def results(self, sums: Mapping[str, np.ndarray]) -> dict[str, float]:
-        return {"delta_e2000": float(sums["total"][0] / sums["pictures"][0])}
+        return {"delta_e2000": float(difference.mean())}
 
 
-class AngularError(SumMetric):
+class AngularError(MeanMetric):
     """angular_error: mean angle in degrees between predicted and true RGB colours over pixels, then pictures, of
     predictions with value 'rgb', uint8 [H, W, 3]. NaN before the first picture."""
 
@@ -86,13 +83,10 @@ class AngularError(SumMetric):
     columns: ClassVar = ("oracle", "none", "baseline")
 
     def __init__(self, config: Config) -> None:
-        super().__init__(total=1, pictures=1)
+        super().__init__("angular_error")
 
-    def measure(self, prediction: Mapping[str, np.ndarray], truth: Mapping[str, np.ndarray]) -> dict[str, float]:
-        return {"total": float(angular_error(prediction["rgb"], truth["rgb"]).mean()), "pictures": 1}
-
-    def results(self, sums: Mapping[str, np.ndarray]) -> dict[str, float]:
-        return {"angular_error": float(sums["total"][0] / sums["pictures"][0])}
+    def judge(self, prediction: Mapping[str, np.ndarray], truth: Mapping[str, np.ndarray]) -> dict[str, float]:
+        return {"angular_error": float(angular_error(prediction["rgb"], truth["rgb"]).mean())}
 
 
 @hookimpl

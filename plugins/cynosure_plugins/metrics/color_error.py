@@ -9,7 +9,7 @@ import numpy as np
 
 from cynosure import hookimpl
 from cynosure.core.contracts import PartConfig
-from cynosure.core.metrics import SumMetric
+from cynosure.core.metrics import MeanMetric
 from cynosure_plugins.metrics.psnr import PSNR_LIMIT, psnr
 
 _LEVELS = np.arange(256) / 255
@@ -27,7 +27,7 @@ def rgb_to_lab(image: np.ndarray) -> np.ndarray:
     return roots @ _TO_LAB - np.array([16, 0, 0], dtype=np.float32)
 
 
-class ColorError(SumMetric):
+class ColorError(MeanMetric):
     """Of predictions with value 'rgb', uint8 [H, W, 3]. All are means over pictures.
 
     psnr: dB against the true picture, at most 100; chroma, chroma_truth: mean length of (a, b) in Lab, of prediction
@@ -40,20 +40,19 @@ class ColorError(SumMetric):
         pass
 
     def __init__(self, config: Config) -> None:
-        super().__init__(psnr=1, chroma=1, chroma_truth=1, chroma_error=1, pictures=1)
+        super().__init__("psnr", "chroma", "chroma_truth", "chroma_error")
 
-    def measure(self, prediction: Mapping[str, np.ndarray], truth: Mapping[str, np.ndarray]) -> dict[str, float]:
+    def judge(self, prediction: Mapping[str, np.ndarray], truth: Mapping[str, np.ndarray]) -> dict[str, float]:
         ab, true_ab = (rgb_to_lab(values["rgb"])[..., 1:] for values in (prediction, truth))
         return {
             "psnr": min(psnr(prediction["rgb"], truth["rgb"], 255), PSNR_LIMIT),
             "chroma": _length(ab),
             "chroma_truth": _length(true_ab),
             "chroma_error": _length(ab - true_ab),
-            "pictures": 1,
         }
 
     def results(self, sums: Mapping[str, np.ndarray]) -> dict[str, float]:
-        means = {name: float(total[0] / sums["pictures"][0]) for name, total in sums.items() if name != "pictures"}
+        means = super().results(sums)
         grey = means["chroma_truth"] < 0.01
         return means | {"chroma_ratio": float("nan") if grey else means["chroma"] / means["chroma_truth"]}
 

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from cynosure import hookimpl
 from cynosure.core.contracts import PartConfig
-from cynosure.core.metrics import SumMetric
+from cynosure.core.metrics import MeanMetric
 
 NAMES = ("rmse", "abs_rel", "log10", "d1", "d2", "d3")
 
@@ -28,7 +28,7 @@ def depth_errors(depth: np.ndarray, truth: np.ndarray) -> np.ndarray:
     return np.array([np.sqrt(np.mean(error**2)), np.mean(np.abs(error) / truth), log10, *near])
 
 
-class DepthError(SumMetric):
+class DepthError(MeanMetric):
     """Of predictions with value 'depth', float [H, W] in metres.
 
     Pixels count where min_depth < truth < max_depth; predictions below min_depth are raised to it. Every picture with
@@ -41,20 +41,15 @@ class DepthError(SumMetric):
 
     def __init__(self, config: Config) -> None:
         self.range = (config.min_depth, config.max_depth)
-        super().__init__(errors=len(NAMES), pictures=1)
+        super().__init__(*NAMES)
 
-    def measure(
-        self, prediction: Mapping[str, np.ndarray], truth: Mapping[str, np.ndarray]
-    ) -> dict[str, np.ndarray | float]:
+    def judge(self, prediction: Mapping[str, np.ndarray], truth: Mapping[str, np.ndarray]) -> dict[str, float]:
         near, far = self.range
         valid = (truth["depth"] > near) & (truth["depth"] < far)
         if not valid.any():
             return {}
         depth, true = (values["depth"][valid].astype(np.float64) for values in (prediction, truth))
-        return {"errors": depth_errors(np.maximum(depth, near), true), "pictures": 1}
-
-    def results(self, sums: Mapping[str, np.ndarray]) -> dict[str, float]:
-        return dict(zip(NAMES, sums["errors"] / sums["pictures"], strict=True))
+        return dict(zip(NAMES, depth_errors(np.maximum(depth, near), true).tolist(), strict=True))
 
 
 @hookimpl

@@ -9,7 +9,7 @@ import numpy as np
 
 from cynosure import hookimpl
 from cynosure.core.contracts import PartConfig
-from cynosure.core.metrics import SumMetric
+from cynosure.core.metrics import MeanMetric
 
 PSNR_LIMIT = 100.0
 """What two equal pictures count for, in dB, so that one of them does not make a mean infinite."""
@@ -21,7 +21,7 @@ def psnr(image: np.ndarray, truth: np.ndarray, data_range: float) -> float:
     return float(10 * np.log10(data_range**2 / error)) if error > 0 else float("inf")
 
 
-class Psnr(SumMetric):
+class Psnr(MeanMetric):
     """psnr: mean over pictures in dB of predictions with value 'rgb', uint8 [H, W, 3]; NaN before the first picture.
 
     It judges reconstructions. A good sample is another picture than the true one, so columns of samples go without.
@@ -33,13 +33,10 @@ class Psnr(SumMetric):
     columns: ClassVar = ("oracle", "none", "baseline")
 
     def __init__(self, config: Config) -> None:
-        super().__init__(psnr=1, pictures=1)
+        super().__init__("psnr")
 
-    def measure(self, prediction: Mapping[str, np.ndarray], truth: Mapping[str, np.ndarray]) -> dict[str, float]:
-        return {"psnr": min(psnr(prediction["rgb"], truth["rgb"], 255), PSNR_LIMIT), "pictures": 1}
-
-    def results(self, sums: Mapping[str, np.ndarray]) -> dict[str, float]:
-        return {"psnr": float(sums["psnr"][0] / sums["pictures"][0])}
+    def judge(self, prediction: Mapping[str, np.ndarray], truth: Mapping[str, np.ndarray]) -> dict[str, float]:
+        return {"psnr": min(psnr(prediction["rgb"], truth["rgb"], 255), PSNR_LIMIT)}
 
 
 @hookimpl

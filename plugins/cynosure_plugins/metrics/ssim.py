@@ -9,7 +9,7 @@ import numpy as np
 
 from cynosure import hookimpl
 from cynosure.core.contracts import PartConfig
-from cynosure.core.metrics import SumMetric
+from cynosure.core.metrics import MeanMetric
 
 WINDOW, SIGMA = 11, 1.5
 K1, K2 = 0.01, 0.03
@@ -50,7 +50,7 @@ def _blurred(values: np.ndarray) -> np.ndarray:
     return values
 
 
-class Ssim(SumMetric):
+class Ssim(MeanMetric):
     """ssim: mean over pictures of predictions with value 'rgb', uint8 [H, W, 3]; 1 for equal pictures.
 
     Pictures below 11 x 11 pixels have none and are left out; NaN before the first other one. Like psnr it judges
@@ -63,15 +63,12 @@ class Ssim(SumMetric):
     columns: ClassVar = ("oracle", "none", "baseline")
 
     def __init__(self, config: Config) -> None:
-        super().__init__(ssim=1, pictures=1)
+        super().__init__("ssim")
 
-    def measure(self, prediction: Mapping[str, np.ndarray], truth: Mapping[str, np.ndarray]) -> dict[str, float]:
+    def judge(self, prediction: Mapping[str, np.ndarray], truth: Mapping[str, np.ndarray]) -> dict[str, float]:
         if min(truth["rgb"].shape[:2]) < WINDOW:
             return {}
-        return {"ssim": ssim(prediction["rgb"], truth["rgb"]), "pictures": 1}
-
-    def results(self, sums: Mapping[str, np.ndarray]) -> dict[str, float]:
-        return {"ssim": float(sums["ssim"][0] / sums["pictures"][0])}
+        return {"ssim": ssim(prediction["rgb"], truth["rgb"])}
 
 
 @hookimpl
