@@ -143,6 +143,7 @@ CASES: dict[tuple[str, str], list[Case]] = {
         Case({"model": "resnet10t", "frozen": True}),
     ],
     ("encoder", "text"): [Case({**TRANSFORMER, "length": 16})],
+    ("encoder", "words"): [Case({**TRANSFORMER, "length": 16}), Case({**TRANSFORMER, "length": 4, "rows": 8})],
     ("encoder", "label"): [Case({"classes": 10, "dim": 8})],
     ("prior", "autoregressive"): [
         Case(TRANSFORMER),

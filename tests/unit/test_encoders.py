@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
+from torch import nn
 
 from cynosure import compat
 from cynosure.compat import import_timm
@@ -14,6 +15,7 @@ from cynosure.core.records import Shapes
 from cynosure.errors import CheckpointError, CynosureError, DataError
 from cynosure_plugins.encoders.text import PAD, TextEncoder, byte_tokens
 from cynosure_plugins.encoders.timm import TimmEncoder
+from cynosure_plugins.encoders.words import WordsEncoder, word_rows
 
 SHAPES = Shapes((64, 32), {"depth": 1})
 VIT, CONV = "vit_tiny_patch16_224", "resnet10t"
@@ -144,4 +146,29 @@ def test_a_task_without_text_is_told_what_it_has() -> None:
     options = {"dim": 8, "depth": 1, "heads": 2, "mlp_dim": 8, "length": 4}
     encoder = TextEncoder(TextEncoder.Config.model_validate(options), SHAPES)
     with pytest.raises(DataError, match="image"):
+        encoder({"image": torch.zeros(1, 3, 64, 32)}, "depth")
+
+
+def test_words_have_the_same_rows_wherever_they_stand_and_however_they_are_written() -> None:
+    rows = word_rows(["A red box, a RED cone", "", "größer"], 5, 2048)
+    assert rows.shape == (3, 5, 2) and (rows[0] < 2048).all()
+    assert (rows[0, 1] != rows[0, 2]).any() and (rows[0, 0] == rows[0, 4]).all()
+    assert (rows[1] == 2048).all() and (rows[2, 1:] == 2048).all()
+    assert rows[0, 1].tolist() == [269, 559], "checkpoints rely on the rows that a word has had"
+
+
+def test_no_two_words_of_a_large_vocabulary_are_one() -> None:
+    words = [f"word{i}" for i in range(20_000)]
+    rows = {tuple(row) for row in word_rows([" ".join(words)], len(words), 2048)[0].tolist()}
+    assert len(rows) > 0.99 * len(words), f"{len(words) - len(rows)} of {len(words)} words share both rows with another"
+
+
+def test_an_order_of_words_matters_and_what_follows_the_cut_does_not() -> None:
+    torch.manual_seed(0)
+    encoder = WordsEncoder(WordsEncoder.Config(dim=8, depth=1, heads=2, mlp_dim=8, length=4), SHAPES).eval()
+    for parameter in encoder.parameters():
+        nn.init.normal_(parameter)
+    left, right, longer = (encoder({"caption": [text]}, "words") for text in ("a b c d", "b a c d", "a b c d e"))
+    assert (left - right).abs().max() > 0.1 and torch.equal(left, longer)
+    with pytest.raises(DataError, match="no strings in input 'caption'; set its field to one of: image"):
         encoder({"image": torch.zeros(1, 3, 64, 32)}, "depth")

@@ -50,13 +50,19 @@ class TextEncoder(Encoder):
         return self.transformer(self.embedding(self.tokens(inputs, task)) + self.positions)
 
     def tokens(self, inputs: Mapping[str, Any], task: str) -> torch.Tensor:
-        texts = inputs.get(self.config.field)
-        if not isinstance(texts, (list, tuple)) or not all(isinstance(text, str) for text in texts):
-            raise DataError(
-                f"encoder text: task '{task}' has no strings in input '{self.config.field}'; set its field to one of: "
-                f"{', '.join(inputs)}."
-            )
+        texts = read_texts(inputs, self.config.field, task)
         return byte_tokens(texts, self.config.length).to(self.embedding.weight.device)
+
+
+def read_texts(inputs: Mapping[str, Any], field: str, task: str) -> Sequence[str]:
+    """The strings of an input column. Raises DataError where it has none."""
+    texts = inputs.get(field)
+    if not isinstance(texts, (list, tuple)) or not all(isinstance(text, str) for text in texts):
+        raise DataError(
+            f"the prior's encoder: task '{task}' has no strings in input '{field}'; set its field to one of: "
+            f"{', '.join(inputs)}."
+        )
+    return texts
 
 
 def byte_tokens(texts: Sequence[str], length: int) -> torch.Tensor:
