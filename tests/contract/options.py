@@ -111,6 +111,7 @@ CASES: dict[tuple[str, str], list[Case]] = {
     ],
     ("tokenizer", "maskgit"): [
         Case({**MASKGIT, "quantizer": VQ}),
+        Case({**MASKGIT, "groups": 32, "shortcut": "input", "quantizer": VQ}),
         Case({**MASKGIT, "quantizer": {"name": "fsq", "levels": (8, 5, 5), "groups": 2}}),
         Case({**MASKGIT, "quantizer": {"name": "multiscale", "vocab_size": 16, "dim": 8, "scales": (1, 2, 4)}}),
     ],
@@ -124,7 +125,7 @@ CASES: dict[tuple[str, str], list[Case]] = {
     ],
     ("base", "vit_vqgan"): [Case(VIT_VQGAN), Case({**VIT_VQGAN, "patch": 16, "dim": 8})],
     ("base", "vqgan"): [Case(VQGAN), Case({**VQGAN, "multipliers": (1, 1, 1, 2), "fold": 2})],
-    ("base", "maskgit"): [Case(MASKGIT)],
+    ("base", "maskgit"): [Case(MASKGIT), Case({**MASKGIT, "groups": 1, "shortcut": "input"})],
     ("base", "vit"): [Case(VIT)],
     ("base", "qlae"): [Case({"widths": (8, 4), "convolutions": 2, "dense": (12, 10), "curvature": 0.1})],
     ("base", "hybrid"): [Case(TRUNK)],

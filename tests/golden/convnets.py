@@ -11,6 +11,7 @@ from torch import nn
 
 from cynosure.core.contracts import Base, Quantizer, Tokenizer
 from cynosure.core.records import Shapes
+from cynosure_plugins.convnets.layers import PUBLISHED_GROUPS
 from cynosure_plugins.importers.arrays import Made
 from cynosure_plugins.quantizers.vq import VectorQuantizer
 
@@ -34,6 +35,7 @@ def vqgan_options(config: dict[str, Any]) -> dict[str, Any]:
         "blocks": config["num_res_blocks"],
         "attention": [level for level, r in enumerate(resolutions) if r in config["attn_resolutions"]],
         "z_channels": config["z_channels"],
+        "groups": PUBLISHED_GROUPS,
     }
 
 

@@ -12,6 +12,7 @@ from convnets import TASK, Arrays, fill, millions, pair, published_vq, read, sam
 from torch import nn
 
 from cynosure_plugins.bases.maskgit import MaskGITBase
+from cynosure_plugins.convnets.layers import PUBLISHED_GROUPS
 from cynosure_plugins.convnets.maskgit import MaskGITConfig
 from cynosure_plugins.importers import maskgit_names
 from cynosure_plugins.tokenizers.maskgit import MaskGITTokenizer
@@ -41,6 +42,7 @@ def parts(golden: Path, io: Arrays) -> nn.ModuleDict:
         "channels": config["filters"],
         "multipliers": config["channel_multipliers"],
         "blocks": config["num_res_blocks"],
+        "groups": PUBLISHED_GROUPS,
     }
     quantizer = published_vq(config["codebook_size"], config["embedding_dim"])
     parts = pair(MaskGITTokenizer, MaskGITBase, sizes, quantizer, io["image"].shape[1])

@@ -6,11 +6,13 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional as F
 
 from cynosure.core.records import CodeSpec, Segment, Shapes
 from cynosure_plugins.bases.maskgit import MaskGITBase
 from cynosure_plugins.bases.vqgan import VQGANBase
+from cynosure_plugins.convnets import maskgit, vqgan
 from cynosure_plugins.convnets.layers import Upsample
 from cynosure_plugins.convnets.vqgan import VQGANConfig
 from cynosure_plugins.quantizers.rq import ResidualQuantizer
@@ -55,6 +57,43 @@ def test_fold_must_divide_the_width_and_the_grid() -> None:
 def test_attention_names_levels_that_exist() -> None:
     with pytest.raises(ValueError, match=r"levels \[3\], there are 0 to 2"):
         VQGANConfig(multipliers=(1, 1, 1), attention=(3,))
+
+
+def test_norms_have_the_published_groups_and_fewer_where_channels_are_few() -> None:
+    assert [VQGANConfig(channels=c).norm_groups for c in (128, 96, 32, 3)] == [32, 24, 8, 1]
+    assert VQGANConfig(channels=32, groups=32).norm_groups == 32
+    with pytest.raises(ValueError, match="5 groups do not divide the width 32; set groups to a divisor"):
+        VQGANConfig(channels=32, groups=5)
+
+
+@pytest.mark.parametrize(("net", "options"), [(vqgan, VQGAN), (maskgit, SMALL)])
+def test_colours_reach_the_codes_of_a_small_net(net: Any, options: dict[str, Any]) -> None:
+    """With a group for every channel, norms make a red and a green picture of one pattern the same."""
+
+    @torch.no_grad()
+    def likeness(**more: Any) -> float:
+        torch.manual_seed(0)
+        config = net.VQGANConfig if net is vqgan else net.MaskGITConfig
+        encoder = net.Encoder(config(**options, **more), {"picture": 3}, *([8] if net is maskgit else []))
+        pattern = torch.rand(1, 1, 32, 32)
+        red, green = (pattern * torch.tensor(colour).view(1, 3, 1, 1) - 0.5 for colour in ((1.0, 0, 0), (0, 1.0, 0)))
+        return float(F.cosine_similarity(*(encoder(each, "picture").mean((2, 3)) for each in (red, green))))
+
+    assert likeness() < 0.9 < 0.98 < likeness(groups=32)
+
+
+def test_a_shortcut_may_read_the_input() -> None:
+    """Past blocks that change the width the published net lets no gradient but the block's own."""
+
+    @torch.no_grad()
+    def share(shortcut: str) -> float:
+        torch.manual_seed(0)
+        config = maskgit.MaskGITConfig.model_validate({"channels": 32, "shortcut": shortcut})
+        block = maskgit.ResidualBlock(32, 64, config)
+        nn.init.zeros_(block.conv2.weight)
+        return float(block(torch.randn(1, 32, 8, 8)).abs().max())
+
+    assert share("output") == 0 and share("input") > 0.1
 
 
 def test_a_picture_need_not_be_square() -> None:

@@ -134,3 +134,10 @@ def test_a_contact_sheet_holds_every_picture_above_its_words() -> None:
     tall = contact_sheet([("one two three four five six seven eight nine ten", [red])], cell=32)
     assert tall.height > contact_sheet([("one", [red])], cell=32).height, "long words were not wrapped"
     assert contact_sheet([("", [red] * 14)], cell=32, across=6).height > 3 * 32
+
+
+def test_lines_of_a_contact_sheet_are_even() -> None:
+    """Nine of at most eight are five and four: nobody wants a line of one."""
+    sheet = np.asarray(contact_sheet([("", [plain(RED, (32, 32))] * 9)], cell=32, across=8))
+    columns = (sheet == RED).all(-1)
+    assert columns[: len(sheet) // 2].any(0).sum() > columns[len(sheet) // 2 :].any(0).sum() > 3 * 32 - 16

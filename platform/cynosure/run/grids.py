@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -73,12 +74,13 @@ def grid(
     return sheet
 
 
-def contact_sheet(groups: Sequence[tuple[str, Sequence[np.ndarray]]], cell: int = CELL, across: int = 6) -> Image.Image:
-    """Pictures uint8 [H, W, 3], those of a group in lines of at most `across` with its words, wrapped, below them.
+def contact_sheet(groups: Sequence[tuple[str, Sequence[np.ndarray]]], cell: int = CELL, across: int = 8) -> Image.Image:
+    """Pictures uint8 [H, W, 3], those of a group in even lines of at most `across` with its words, wrapped, below them.
 
     Groups that are small enough share a line. Pictures are fitted as in `grid`.
     """
-    columns = min(across, max(len(pictures) for _, pictures in groups))
+    most = max(len(pictures) for _, pictures in groups)
+    columns = math.ceil(most / math.ceil(most / across))
     blocks = [_block(words, [fit(p, cell) for p in pictures], columns) for words, pictures in groups]
     width = max(block.width for block in blocks)
     beside = max(1, min(len(blocks), across // columns))

@@ -7,6 +7,7 @@ Shapes: B batch, C channels, H W pixels, d latent width, f = 2 ** (levels - 1).
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Literal
 
 import torch
 from pydantic import Field
@@ -21,31 +22,40 @@ class MaskGITConfig(LevelsConfig):
     """Sizes of the encoder, or of the decoder that mirrors it; the defaults are those of the ImageNet models."""
 
     blocks: int = Field(2, ge=1, description="residual blocks a level, and once more at the coarsest resolution")
+    shortcut: Literal["output", "input"] = Field(
+        "output",
+        description="what a block adds where widths differ: its own output, as published, or its input, with which it"
+        " learns faster",
+    )
 
 
 class ResidualBlock(nn.Module):
     """[B, in, H, W] -> [B, out, H, W], without biases.
 
-    Where widths differ the shortcut reads the block's own output y, not its input: the result is y + W y and the input
-    goes no further. The released weights are trained so.
+    Where widths differ the published shortcut reads the block's own output y, not its input: the result is y + W y and
+    the input goes no further. The released weights are trained so.
     """
 
-    def __init__(self, inputs: int, outputs: int) -> None:
+    def __init__(self, inputs: int, outputs: int, config: MaskGITConfig) -> None:
         super().__init__()
-        self.norm1 = norm(inputs)
+        self.norm1 = norm(inputs, config.norm_groups)
         self.conv1 = conv3(inputs, outputs, bias=False)
-        self.norm2 = norm(outputs)
+        self.norm2 = norm(outputs, config.norm_groups)
         self.conv2 = conv3(outputs, outputs, bias=False)
-        self.shortcut = nn.Conv2d(outputs, outputs, 1, bias=False) if inputs != outputs else None
+        self.reads_input = config.shortcut == "input"
+        read = inputs if self.reads_input else outputs
+        self.shortcut = nn.Conv2d(read, outputs, 1, bias=False) if inputs != outputs else None
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         y = self.conv1(F.silu(self.norm1(x)))
         y = self.conv2(F.silu(self.norm2(y)))
-        return y + (x if self.shortcut is None else self.shortcut(y))
+        if self.shortcut is None:
+            return y + x
+        return y + self.shortcut(x if self.reads_input else y)
 
 
-def residual_blocks(inputs: int, outputs: int, count: int) -> list[nn.Module]:
-    return [ResidualBlock(outputs if i else inputs, outputs) for i in range(count)]
+def residual_blocks(inputs: int, outputs: int, config: MaskGITConfig) -> list[nn.Module]:
+    return [ResidualBlock(outputs if i else inputs, outputs, config) for i in range(config.blocks)]
 
 
 def _initialize(module: nn.Module) -> None:
@@ -68,9 +78,9 @@ class Encoder(nn.Module):
         self.levels = nn.ModuleList()
         for i, (inputs, outputs) in enumerate(zip((config.channels, *widths), widths, strict=False)):
             pool = [nn.AvgPool2d(2)] if i < len(widths) - 1 else []
-            self.levels.append(nn.Sequential(*residual_blocks(inputs, outputs, config.blocks), *pool))
-        self.mid = nn.Sequential(*residual_blocks(widths[-1], widths[-1], config.blocks))
-        self.norm_out = norm(widths[-1])
+            self.levels.append(nn.Sequential(*residual_blocks(inputs, outputs, config), *pool))
+        self.mid = nn.Sequential(*residual_blocks(widths[-1], widths[-1], config))
+        self.norm_out = norm(widths[-1], config.norm_groups)
         self.conv_out = nn.Conv2d(widths[-1], dim, 1)
         _initialize(self)
         channels_last(self)
@@ -89,12 +99,12 @@ class Decoder(nn.Module):
         super().__init__()
         widths = config.widths[::-1]
         self.conv_in = conv3(dim, widths[0])
-        self.mid = nn.Sequential(*residual_blocks(widths[0], widths[0], config.blocks))
+        self.mid = nn.Sequential(*residual_blocks(widths[0], widths[0], config))
         self.levels = nn.ModuleList()
         for i, (inputs, outputs) in enumerate(zip((widths[0], *widths), widths, strict=False)):
             upsample = [Upsample(outputs)] if i < len(widths) - 1 else []
-            self.levels.append(nn.Sequential(*residual_blocks(inputs, outputs, config.blocks), *upsample))
-        self.norm_out = norm(widths[-1])
+            self.levels.append(nn.Sequential(*residual_blocks(inputs, outputs, config), *upsample))
+        self.norm_out = norm(widths[-1], config.norm_groups)
         self.conv_out = nn.ModuleDict({task: conv3(widths[-1], channels) for task, channels in tasks.items()})
         _initialize(self)
         channels_last(self)

@@ -41,11 +41,11 @@ class VQGANConfig(LevelsConfig):
 class ResidualBlock(nn.Module):
     """[B, in, H, W] -> [B, out, H, W]; a 1 x 1 convolution of the input is added where widths differ."""
 
-    def __init__(self, inputs: int, outputs: int) -> None:
+    def __init__(self, inputs: int, outputs: int, groups: int) -> None:
         super().__init__()
-        self.norm1 = norm(inputs)
+        self.norm1 = norm(inputs, groups)
         self.conv1 = conv3(inputs, outputs)
-        self.norm2 = norm(outputs)
+        self.norm2 = norm(outputs, groups)
         self.conv2 = conv3(outputs, outputs)
         self.nin_shortcut = nn.Conv2d(inputs, outputs, 1) if inputs != outputs else nn.Identity()
 
@@ -57,9 +57,9 @@ class ResidualBlock(nn.Module):
 class GridAttention(nn.Module):
     """x + attention of all positions of a grid to each other, one head, [B, C, H, W] -> [B, C, H, W]."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, groups: int) -> None:
         super().__init__()
-        self.norm = norm(channels)
+        self.norm = norm(channels, groups)
         self.qkv = nn.Linear(channels, 3 * channels)
         self.proj_out = nn.Linear(channels, channels)
 
@@ -87,10 +87,10 @@ class Downsample(nn.Module):
 class Level(nn.Module):
     """Residual blocks, each followed by attention where the level has it, and a change of resolution or none."""
 
-    def __init__(self, inputs: int, outputs: int, blocks: int, attention: bool) -> None:
+    def __init__(self, inputs: int, outputs: int, blocks: int, attention: bool, groups: int) -> None:
         super().__init__()
-        self.block = nn.ModuleList(ResidualBlock(outputs if i else inputs, outputs) for i in range(blocks))
-        self.attn = nn.ModuleList(GridAttention(outputs) for _ in range(blocks if attention else 0))
+        self.block = nn.ModuleList(ResidualBlock(outputs if i else inputs, outputs, groups) for i in range(blocks))
+        self.attn = nn.ModuleList(GridAttention(outputs, groups) for _ in range(blocks if attention else 0))
         self.downsample: nn.Module = nn.Identity()
         self.upsample: nn.Module = nn.Identity()
 
@@ -105,11 +105,11 @@ class Level(nn.Module):
 class Middle(nn.Module):
     """A residual block, attention, a residual block."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, groups: int) -> None:
         super().__init__()
-        self.block_1 = ResidualBlock(channels, channels)
-        self.attn_1 = GridAttention(channels)
-        self.block_2 = ResidualBlock(channels, channels)
+        self.block_1 = ResidualBlock(channels, channels, groups)
+        self.attn_1 = GridAttention(channels, groups)
+        self.block_2 = ResidualBlock(channels, channels, groups)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.block_2(self.attn_1(self.block_1(x)))
@@ -124,12 +124,12 @@ class Encoder(nn.Module):
         self.conv_in = nn.ModuleDict({task: conv3(channels, config.channels) for task, channels in tasks.items()})
         self.down = nn.ModuleList()
         for i, (inputs, outputs) in enumerate(zip((config.channels, *widths), widths, strict=False)):
-            level = Level(inputs, outputs, config.blocks, i in config.attention)
+            level = Level(inputs, outputs, config.blocks, i in config.attention, config.norm_groups)
             if i < len(widths) - 1:
                 level.downsample = Downsample(outputs)
             self.down.append(level)
-        self.mid = Middle(widths[-1])
-        self.norm_out = norm(widths[-1])
+        self.mid = Middle(widths[-1], config.norm_groups)
+        self.norm_out = norm(widths[-1], config.norm_groups)
         self.conv_out = conv3(widths[-1], config.z_channels)
         channels_last(self)
 
@@ -147,14 +147,14 @@ class Decoder(nn.Module):
         super().__init__()
         widths = config.widths
         self.conv_in = conv3(config.z_channels, widths[-1])
-        self.mid = Middle(widths[-1])
+        self.mid = Middle(widths[-1], config.norm_groups)
         self.up = nn.ModuleList()
         for i, (outputs, inputs) in enumerate(zip(widths, (*widths[1:], widths[-1]), strict=True)):
-            level = Level(inputs, outputs, config.blocks + 1, i in config.attention)
+            level = Level(inputs, outputs, config.blocks + 1, i in config.attention, config.norm_groups)
             if i > 0:
                 level.upsample = Upsample(outputs)
             self.up.append(level)
-        self.norm_out = norm(widths[0])
+        self.norm_out = norm(widths[0], config.norm_groups)
         self.conv_out = nn.ModuleDict({task: conv3(widths[0], channels) for task, channels in tasks.items()})
         channels_last(self)
 

@@ -15,6 +15,7 @@ from cynosure import hookimpl
 from cynosure.core.contracts import Importer, PartConfig
 from cynosure.core.records import Imported
 from cynosure.errors import CheckpointError
+from cynosure_plugins.convnets.layers import PUBLISHED_GROUPS
 from cynosure_plugins.convnets.maskgit import MaskGITConfig
 from cynosure_plugins.importers import maskgit_names
 from cynosure_plugins.importers.archive import Archive, Part, random_arrays
@@ -116,7 +117,8 @@ def _config(archive: Archive) -> MaskGITConfig:
         [f"widths {widths} are no multiples of {channels}"] if any(w % channels for w in widths) else [], FIRST
     )
     try:
-        return MaskGITConfig(channels=channels, multipliers=tuple(w // channels for w in widths), blocks=n)
+        multipliers = tuple(w // channels for w in widths)
+        return MaskGITConfig(channels=channels, multipliers=multipliers, blocks=n, groups=PUBLISHED_GROUPS)
     except ValidationError as error:
         raise CheckpointError(f"{archive.path} is no {FIRST} that tokenizer maskgit can be: {error}.") from error
 

@@ -7,6 +7,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from cynosure.errors import CheckpointError
+from cynosure_plugins.convnets.layers import PUBLISHED_GROUPS
 from cynosure_plugins.convnets.vqgan import VQGANConfig
 from cynosure_plugins.importers.archive import Archive
 from cynosure_plugins.importers.configs import Settings
@@ -40,6 +41,7 @@ def read_config(archive: Archive, what: str) -> VQGANConfig:
             blocks=archive.count("encoder.down.0.block."),
             attention=tuple(i for i in levels if f"encoder.down.{i}.attn.0.norm.weight" in archive.shapes),
             z_channels=written,
+            groups=PUBLISHED_GROUPS,
         )
     except ValidationError as error:
         named = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
