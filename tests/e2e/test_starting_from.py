@@ -195,7 +195,7 @@ def test_a_codebook_of_another_size_is_an_error_that_names_the_option(home: Proj
 @pytest.mark.parametrize(
     ("sets", "error", "said"),
     [
-        (["init.from=nowhere"], CheckpointError, "nowhere holds no checkpoint"),
+        (["init.from=nowhere"], CheckpointError, "there is no nowhere: train a run first"),
         (["init.from=foreign.safetensors"], CheckpointError, "its names begin with vision, here with base, prior, tok"),
         (["init.from=old", "init.fresh=[base.heds]"], TrainingError, r"'base.heds', did you mean 'base.heads'"),
         (["init.from=old", "init.freeze=[bas]"], TrainingError, r"init.freeze: .*'bas', did you mean 'base'"),

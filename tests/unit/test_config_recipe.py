@@ -130,6 +130,11 @@ def test_five_mistakes_are_all_reported_at_their_lines(host):
         ("model: {prior: null}\ntrain: {stages: [prior]}", "train.stages: stage 'prior' needs model.prior"),
         ("model: {tokenizer: null}", "model.prior: has no codes to learn"),
         ("tasks: {depth: {data: scene}}", "tasks.depth.data: no dataset of this recipe is named 'scene', did you mean"),
+        (
+            "tasks: {dept: null}",
+            "run.yaml:2:9 tasks.dept: null takes nothing away: no task is named 'dept', did you mean",
+        ),
+        ("data: {photos: null}", "run.yaml:2:8 data.photos: null takes nothing away: no data set is named 'photos'"),
         ("tasks: {depth: null, panoptic: null}", "tasks: Dictionary should have at least 1 item"),
         ("eval: {sampling: {top_p: 2}}", "eval.sampling.top_p: must be numbers above 0, at most 1, one for all"),
         ("eval: {sampling: {top_p: [0.9, 0]}}", "eval.sampling.top_p: must be numbers above 0"),

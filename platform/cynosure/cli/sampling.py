@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 Temperature = Annotated[
     float | None,
     typer.Option(
-        "--temperature", min=0, help="0 is the likeliest code; else the recipe's or protocol's, 0.8 for several samples"
+        "--temperature",
+        min=0,
+        help="0 is the likeliest code; else the recipe's or protocol's, and 0.8 for several samples where that is 0",
     ),
 ]
 TopK = Annotated[

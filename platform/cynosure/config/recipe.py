@@ -51,7 +51,7 @@ class Recipe(RecipeFields):
         """The recipe with some values replaced, by dotted key as in `--set`; checked again."""
         document, problems = Document(self._plain()), list[Problem]()
         for key, value in values.items():
-            document = _with_value(document, key.split("."), value, key)
+            document = _with_value(document, key.split("."), value, key, problems)
         return _validated(document, problems)
 
     def _plain(self) -> dict[str, Any]:
@@ -86,6 +86,8 @@ def _completed(
     return _validated(document, problems)
 
 
+REMOVABLE = {"tasks": "task", "data": "data set"}
+"""Sections of which null takes a member away, and what that is."""
 _AROUND = {
     ("train", name)
     for name in ("workers", "log_every", "save_every", "eval_every", "keep", "trackers", "checkpointing")
@@ -133,7 +135,7 @@ def _with_bases(path: Path, registry: Registry, seen: tuple[Path, ...], problems
     if found.resolve() in seen:
         circle = " -> ".join(show_path(each) for each in (*seen[seen.index(found.resolve()) :], found.resolve()))
         raise ConfigError([*problems, Problem(where, "base", f"goes in a circle: {circle}")])
-    return merge(_with_bases(found, registry, seen, problems), document)
+    return _overlaid(_with_bases(found, registry, seen, problems), document, problems)
 
 
 def _with_set(document: Document, text: str, problems: list[Problem]) -> Document:
@@ -149,10 +151,10 @@ def _with_set(document: Document, text: str, problems: list[Problem]) -> Documen
     except ConfigError as error:
         problems += [Problem(where, "", problem.message) for problem in error.problems]
         return document
-    return _with_value(document, keys, parsed, where)
+    return _with_value(document, keys, parsed, where, problems)
 
 
-def _with_value(document: Document, keys: Sequence[str], value: Any, where: str) -> Document:
+def _with_value(document: Document, keys: Sequence[str], value: Any, where: str, problems: list[Problem]) -> Document:
     here: Any = document.data
     for key in keys[:-1]:  # a part given by its bare name grows into a mapping
         if isinstance(here, dict) and isinstance(here.get(key), str):
@@ -162,11 +164,23 @@ def _with_value(document: Document, keys: Sequence[str], value: Any, where: str)
     places = {path: where for path in paths if path == paths[-1] or path not in document.places}
     for key in reversed(keys):
         value = {key: value}
-    return merge(document, Document(value, places))
+    return _overlaid(document, Document(value, places), problems)
+
+
+def _overlaid(base: Document, over: Document, problems: list[Problem]) -> Document:
+    """`over` laid on `base`; a null that takes nothing away is a problem."""
+    for section, kind in REMOVABLE.items():
+        below, above = (each.data.get(section) for each in (base, over))
+        if isinstance(above, Mapping):
+            there = below if isinstance(below, Mapping) else {}
+            for name in (key for key, value in above.items() if value is None and key not in there):
+                text = f"null takes nothing away: {unknown(kind, name, there)}"
+                problems.append(Problem(over.place((section, name)), f"{section}.{name}", text))
+    return merge(base, over)
 
 
 def _drop_nulls(data: dict[str, Any]) -> None:
-    for section in ("tasks", "data"):
+    for section in REMOVABLE:
         if isinstance(data.get(section), dict):
             data[section] = {key: value for key, value in data[section].items() if value is not None}
 

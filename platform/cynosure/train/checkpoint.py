@@ -220,4 +220,6 @@ def model_file(path: Path) -> Path:
     for candidate in candidates:
         if candidate.is_file():
             return candidate
+    if not path.exists():
+        raise CheckpointError(f"there is no {path}: train a run first (cynosure train), or give the folder of one.")
     raise CheckpointError(f"{path} holds no checkpoint: give a run folder (runs/NAME) that training has written.")

@@ -42,8 +42,6 @@ class HybridBase(Base):
 
     Tasks share the trunk. Each has a decoder of its own: that costs a step nothing, and a shared one is the narrowest
     place that all tasks would have to pass (docs/results.md).
-
-    On two CPU cores it reaches in the same time a panoptic quality that a patch ViT is far from (docs/results.md).
     """
 
     class Config(TrunkConfig):
