@@ -24,7 +24,9 @@ def cynosure_export(model: Any, format: str, path: Path, task: str | None, style
         try:
             import_module(package)
         except ImportError:
-            raise CynosureError(f"format onnx needs the package {package}: pip install 'cynosure[export]'") from None
+            raise CynosureError(
+                f"format onnx needs the package {package}: install Cynosure with its extra export, pip install -e '.[export]' in its folder"
+            ) from None
     network = picture_network(model, task, style)
     axes = ({2: "height", 3: "width"},)
     names: dict[str, Any] = {"input_names": [INPUT], "output_names": [OUTPUT], "dynamic_shapes": axes}
