@@ -183,7 +183,7 @@ def test_models_with_codes_are_refused() -> None:
 @pytest.mark.parametrize("package", ["onnx", "onnxscript", "onnxruntime"])
 def test_what_must_be_installed_is_said(run: Path, tmp_path: Path, package: str, monkeypatch: Any) -> None:
     monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(CynosureError, match=r"pip install 'cynosure\[export\]'"):
+    with pytest.raises(CynosureError, match=r"pip install -e '\.\[export\]'"):
         export(load(run, device="cpu"), tmp_path / "model.onnx")
 
 

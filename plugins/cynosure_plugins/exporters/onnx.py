@@ -25,7 +25,7 @@ def cynosure_export(model: Any, format: str, path: Path, task: str | None, style
             import_module(package)
         except ImportError:
             raise CynosureError(
-                f"format onnx needs the package {package}: install Cynosure with its extra export, pip install -e '.[export]' in its folder"
+                f"format onnx needs the package {package}: pip install -e '.[export]' in the folder of Cynosure"
             ) from None
     network = picture_network(model, task, style)
     axes = ({2: "height", 3: "width"},)
