@@ -39,6 +39,16 @@ def test_true_renders_are_recognised(scenes: dict) -> None:
     assert found["sides"] >= 0.95
 
 
+def test_clutter_is_told_from_what_was_asked_for(scenes: dict) -> None:
+    """Four scenes in one picture show more of any caption, and `chance` says so."""
+    found = score(scenes["image"][:200], scenes["caption"][:200])
+    assert found["chance"] < 0.05
+    four = scenes["image"][:200].reshape(50, 2, 2, 64, 64, 3).transpose(0, 1, 3, 2, 4, 5).reshape(50, 128, 128, 3)
+    assert score(four[:, ::2, ::2], scenes["caption"][:50])["chance"] > 2 * found["chance"]
+    nothing = score(np.full_like(scenes["image"][:9], 128), scenes["caption"][:9])
+    assert nothing["chance"] == 0 == nothing["objects"]
+
+
 def test_blurred_renders_are_judged_nearly_as_well(scenes: dict) -> None:
     """Reconstructions of a tokenizer are soft."""
     blurred = gaussian_filter(scenes["image"].astype(float), (0, 0.6, 0.6, 0)).round().astype(np.uint8)

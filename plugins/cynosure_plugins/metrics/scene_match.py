@@ -16,17 +16,19 @@ from cynosure.data.scenes.captions import Described, parse_caption
 from cynosure.errors import CynosureError, DataError
 from cynosure_plugins.metrics.scene_scorer import Seen, load_scorer, tells_sides
 
-NAMES = ("objects", "sizes", "sides")
+NAMES = ("objects", "chance", "sizes", "sides")
 
 
 class SceneMatch(Metric):
     """Of predictions with 'caption' in their `meta` and the value 'rgb', uint8 [H, W, 3] of one size.
 
-    objects: share of captions all of whose objects are there, each in its shape and colour; sizes: of those captions
-    that say a size, also in that size; sides: share of captions with left or right whose two objects are there and
-    stand so; scorable: share of captions that could be read, the others count nowhere else. NaN without such a caption.
-    The scorer reads the picture alone and makes mistakes: `benchmarks/scene_scorer.py --measure` counts them on true
-    renders, and codes from the oracle show the ceiling of a tokenizer. Two objects of one kind are not told from one.
+    objects: share of captions all of whose objects are there, each in its shape and colour; chance: what that would be
+    if captions named as many objects, but any, so that a picture full of everything is found out; sizes: of those
+    captions that say a size, also in that size; sides: share of captions with left or right whose two objects are there
+    and stand so; scorable: share of captions that could be read, the others count nowhere else. NaN without such a
+    caption. The scorer reads the picture alone and makes mistakes: `benchmarks/scene_scorer.py --measure` counts them
+    on true renders, and codes from the oracle show the ceiling of a tokenizer. Two objects of one kind are not told
+    from one.
     """
 
     class Config(PartConfig):
@@ -68,11 +70,12 @@ class SceneMatch(Metric):
         return {name: torch.tensor(float(share)) for name, share in shares.items()}
 
 
-def verdicts(seen: Seen, caption: Described) -> tuple[bool | None, bool | None, bool | None]:
-    """Whether objects, sizes and sides are as a caption says; None where it says nothing of them."""
+def verdicts(seen: Seen, caption: Described) -> tuple[float | None, ...]:
+    """The parts `NAMES` of a picture: 1 where it is as its caption says, None where that says nothing of it."""
     objects = seen.shows_all(caption) if caption.objects else None
+    chance = seen.share() ** len(caption.objects) if caption.objects else None
     sizes = seen.shows_all(caption, sized=True) if any(name.size for name in caption.objects) else None
-    return objects, sizes, seen.agrees(caption) if tells_sides(caption) else None
+    return objects, chance, sizes, seen.agrees(caption) if tells_sides(caption) else None
 
 
 def _read(prediction: Prediction) -> Described | None:

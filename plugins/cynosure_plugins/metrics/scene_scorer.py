@@ -98,6 +98,10 @@ class Seen:
     def shows_all(self, caption: Described, sized: bool = False) -> bool:
         return all(self.shows(name, sized) for name in caption.objects)
 
+    def share(self) -> float:
+        """Of all shapes in all colours, the share that is there."""
+        return float((self.area.sum(2) > self.least).mean())
+
     def agrees(self, caption: Described) -> bool:
         """Whether both objects are there and the first is where the caption says, left or right of the second."""
         one, other = (self._column(name) for name in caption.objects)
