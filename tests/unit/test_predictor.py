@@ -208,8 +208,10 @@ def test_a_loaded_run_answers_as_the_model_that_was_saved(run, predictor):
 
 
 def test_files_that_are_no_run_are_refused(session, run, tmp_path):
-    with pytest.raises(CheckpointError, match="holds no checkpoint"):
+    with pytest.raises(CheckpointError, match=r"there is no .*nothing: train a run first"):
         cynosure.load(tmp_path / "nothing")
+    with pytest.raises(CheckpointError, match="holds no checkpoint"):
+        cynosure.load(tmp_path)
     foreign = tmp_path / "foreign.safetensors"
     save_file({"weight": torch.zeros(2)}, foreign)
     with pytest.raises(CheckpointError, match="foreign file without a recipe"):
