@@ -83,7 +83,7 @@ def test_colours_reach_the_codes_of_a_small_net(net: Any, options: dict[str, Any
 
 
 def test_a_shortcut_may_read_the_input() -> None:
-    """Past blocks that change the width the published net lets no gradient but the block's own."""
+    """Past blocks that change the width the published net passes nothing by: a block that is 0 stops all."""
 
     @torch.no_grad()
     def share(shortcut: str) -> float:

@@ -81,16 +81,16 @@ def picture_network(model: Predictor, task: str | None = None, style: Sequence[i
 def _style_vectors(model: Predictor, style: Sequence[int] | None) -> torch.Tensor | None:
     """What the base gets of a style, [1, N, d]; nothing where the model has no codes."""
     tokenizer = model.model.tokenizer
-    if style is not None:
-        codes = torch.from_numpy(style_codes(style, spec_of(model.model)))[None]
-        assert tokenizer is not None
-        return deepcopy(tokenizer).cpu().float().vectors(Codes(codes, tokenizer.spec))
-    if tokenizer is None:
+    if style is None and tokenizer is None:
         return None
-    raise CynosureError(
-        "this model cannot be exported: it answers from codes, which a prior writes one after another; "
-        "export one of its styles (--style 3), or a model that was trained without a tokenizer"
-    )
+    if style is None:
+        raise CynosureError(
+            "this model cannot be exported: it answers from codes, which a prior writes one after another; "
+            "export one of its styles (--style 3), or a model that was trained without a tokenizer"
+        )
+    codes = torch.from_numpy(style_codes(style, spec_of(model.model)))[None]
+    assert tokenizer is not None
+    return deepcopy(tokenizer).cpu().float().vectors(Codes(codes, tokenizer.spec))
 
 
 class _OfTask(nn.Module):

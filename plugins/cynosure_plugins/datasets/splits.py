@@ -13,7 +13,7 @@ from pydantic import BeforeValidator
 from cynosure.core.contracts import Dataset
 from cynosure.errors import DataError, unknown
 
-Rows = TypeVar("Rows", bound=Iterable[Mapping[str, Any]], covariant=True)
+Rows = TypeVar("Rows", bound=Iterable[Mapping[str, Any]])
 
 SPLITS = ("train", "validation", "test")
 NAMES = {
