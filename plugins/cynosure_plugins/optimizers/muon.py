@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, final
 
 import torch
+from torch import nn
 
 from cynosure import hookimpl
 from cynosure.core.shards import sharded_like, whole
@@ -14,8 +15,9 @@ from cynosure.train.groups import parameter_groups
 
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 NEWTON_SCHULZ_STEPS = 5
-NOT_INNER = ("head", "embedding", "positions", "stems")
-"""Words in the names of what reads the input or writes the output."""
+LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+OUTER = ("head", "stems")
+"""Words in the names of layers that read the input or write the output."""
 
 
 def orthogonalize(matrices: torch.Tensor) -> torch.Tensor:
@@ -61,8 +63,8 @@ class Muon(torch.optim.Optimizer):
             else:
                 self._step_others(parameters, group)
 
-    def _step_matrices(self, parameters: list[torch.nn.Parameter], group: dict[str, Any]) -> None:
-        by_shape: dict[tuple[int, int], list[tuple[torch.nn.Parameter, torch.Tensor]]] = defaultdict(list)
+    def _step_matrices(self, parameters: list[nn.Parameter], group: dict[str, Any]) -> None:
+        by_shape: dict[tuple[int, int], list[tuple[nn.Parameter, torch.Tensor]]] = defaultdict(list)
         for p in parameters:
             assert p.grad is not None
             state = self.state[p]
@@ -78,7 +80,7 @@ class Muon(torch.optim.Optimizer):
                 p.mul_(1 - group["lr"] * group["weight_decay"])
                 p.add_(sharded_like(p, update.view(p.shape).to(p.dtype)), alpha=-group["lr"] * scale)
 
-    def _step_others(self, parameters: list[torch.nn.Parameter], group: dict[str, Any]) -> None:
+    def _step_others(self, parameters: list[nn.Parameter], group: dict[str, Any]) -> None:
         beta1, beta2 = group["betas"]
         for p in parameters:
             assert p.grad is not None
@@ -97,13 +99,18 @@ class Muon(torch.optim.Optimizer):
 
 @hookimpl
 def cynosure_build_optimizer(run: Any) -> torch.optim.Optimizer | None:
-    """Answers for stages with `optimizer: muon`; embeddings, heads and vectors go to AdamW, as its authors advise."""
+    """Answers for stages with `optimizer: muon`, which steps the weights of linear layers and convolutions.
+
+    All else goes to AdamW, as its authors advise: heads and stems, and embeddings, codebooks and other tables, whose
+    rows are vectors of their own. An orthogonal step moves every row, those of codes that no picture has too.
+    """
     settings = run.settings
     if settings.optimizer != "muon":
         return None
+    layers = {id(layer.weight) for layer in run.model.modules() if isinstance(layer, LAYERS)}
 
-    def options(name: str, p: torch.nn.Parameter) -> dict[str, Any]:
-        inner = p.ndim >= 2 and not any(word in name for word in NOT_INNER)
+    def options(name: str, p: nn.Parameter) -> dict[str, Any]:
+        inner = id(p) in layers and not any(word in name for word in OUTER)
         return {"matrices": inner, "weight_decay": settings.weight_decay if inner else 0.0}
 
     return Muon(parameter_groups(run, options), settings.lr, settings.betas)
