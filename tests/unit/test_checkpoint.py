@@ -176,8 +176,22 @@ def test_an_optimizer_goes_on_as_if_never_stopped(tmp_path: Path, make, layout: 
 def test_the_state_of_a_larger_model_is_refused() -> None:
     module = model()
     optimizer = torch.optim.AdamW(module.parameters())
-    with pytest.raises(CheckpointError, match="not of these 4 parameters"):
+    with pytest.raises(CheckpointError, match="none of these 4 parameters"):
         files.load_optimizer(optimizer, {"4.exp_avg": torch.zeros(3)})
+
+
+def test_state_finds_its_parameter_in_other_groups() -> None:
+    """Which parameters share a group may change between versions; momenta must not go to other weights."""
+    a, b = nn.Parameter(torch.zeros(3)), nn.Parameter(torch.zeros(3))
+    saved = torch.optim.SGD([{"params": [a, b], "names": ["a", "b"]}], lr=0.1, momentum=0.9)
+    a.grad, b.grad = torch.ones(3), torch.full((3,), 2.0)
+    saved.step()
+    groups = [{"params": [b], "names": ["b"]}, {"params": [a], "names": ["a"]}]
+    resumed = torch.optim.SGD(groups, lr=0.1, momentum=0.9)
+    files.load_optimizer(resumed, files.optimizer_tensors(saved))
+    assert all(torch.equal(resumed.state[p]["momentum_buffer"], saved.state[p]["momentum_buffer"]) for p in (a, b))
+    with pytest.raises(CheckpointError, match="earlier version"):
+        files.load_optimizer(resumed, {"0.momentum_buffer": torch.zeros(3)})
 
 
 # --- folders

@@ -30,6 +30,8 @@ class Net(nn.Module):
         self.table = nn.Embedding(5, 4)
         self.places = nn.Parameter(torch.zeros(5, 4))
         self.head = nn.Linear(4, 2)
+        self.depth = nn.ModuleDict({"head": nn.ModuleList([nn.Linear(4, 4)])})
+        self.classifiers = nn.ModuleList([nn.Linear(4, 2)])
 
 
 def run(name: str, **settings: Any) -> Any:
@@ -70,6 +72,14 @@ def test_only_vectors_keep_their_weight(plugin: Any, name: str) -> None:
     assert group_of(optimizer, module.inner.bias)["weight_decay"] == 0
 
 
+def test_scales_of_heads_do_not_decay() -> None:
+    """Axes of length 1 make no matrix of a vector."""
+    given = run("adamw")
+    given.model.scales = nn.Parameter(torch.ones(4, 1, 1))
+    optimizer = adamw.cynosure_build_optimizer(run=given)
+    assert optimizer is not None and group_of(optimizer, given.model.scales)["weight_decay"] == 0
+
+
 def test_adamw_takes_rate_and_betas_from_the_stage() -> None:
     _, optimizer = built(adamw, "adamw", lr=0.5, betas=(0.7, 0.8))
     assert all(g["lr"] == 0.5 and g["betas"] == (0.7, 0.8) for g in optimizer.param_groups)
@@ -92,7 +102,9 @@ def test_orthogonalised_matrices_have_singular_values_near_one(shape: tuple[int,
 def test_muon_leaves_tables_heads_and_vectors_to_adamw() -> None:
     """Whatever they are called: with its table stepped as a matrix, prior `masked` learnt no neighbours for long."""
     module, optimizer = built(muon, "muon")
-    assert all(group_of(optimizer, p)["matrices"] for p in (module.inner.weight, module.conv.weight))
+    depth = module.depth["head"][0].weight  # a transformer that is called head writes no output
+    assert all(group_of(optimizer, p)["matrices"] for p in (module.inner.weight, module.conv.weight, depth))
+    assert not group_of(optimizer, module.classifiers[0].weight)["matrices"]
     for p in (module.table.weight, module.places, module.head.weight, module.inner.bias, module.conv.bias):
         assert not group_of(optimizer, p)["matrices"]
 
@@ -169,7 +181,7 @@ def test_only_weights_of_linear_layers_and_convolutions_decay_as_much_as_is_said
     before = {name: p.detach().clone() for name, p in module.named_parameters()}
     optimizer.step()
     for name, p in module.named_parameters():
-        decays = name in ("inner.weight", "conv.weight", "head.weight")
+        decays = name.endswith("weight") and name != "table.weight"
         torch.testing.assert_close(p.detach(), before[name] * (0.7 if decays else 1.0), msg=name)
 
 

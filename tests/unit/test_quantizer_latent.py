@@ -8,6 +8,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
+from cynosure.errors import CynosureError
 from cynosure_plugins.quantizers import codebook
 from cynosure_plugins.quantizers.latent import LatentQuantizer
 
@@ -91,3 +92,10 @@ def test_tripods_penalty_sees_latents_that_depend_on_each_other() -> None:
 def test_tripods_penalty_needs_tripods_grid() -> None:
     with pytest.raises(ValidationError, match="codebook tanh, not learned"):
         build(multi_information=0.1)
+
+
+@pytest.mark.parametrize("spread", [False, True])
+def test_a_single_code_has_no_vector(spread: bool) -> None:
+    """Priors that read code vectors are told at once, not by an index out of range in the first step."""
+    with pytest.raises(CynosureError, match="embedding: separate"):
+        LatentQuantizer(LatentQuantizer.Config(sizes=(4, 4, 4, 4), spread=spread)).code_vectors()

@@ -116,3 +116,9 @@ def test_refusals() -> None:
         multiscale(scales=(1, 4, 2))
     with pytest.raises(CheckpointError, match="32 codewords"):
         multiscale(vocab_size=8).load_state_dict(multiscale().state_dict())
+
+
+def test_a_convolution_that_smooths_no_scale_is_refused() -> None:
+    """It would never get a gradient, which several processes wait for."""
+    with pytest.raises(ValueError, match="set convolutions: 5"):
+        multiscale(scales=(1, 2, 3, 4, 5, 6, 7), convolutions=6)

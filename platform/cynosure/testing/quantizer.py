@@ -190,6 +190,9 @@ def computes_in_full_precision(subject: Subject) -> None:
         wanted = high.train(mode)(vectors.float())
         assert found.vectors.dtype == torch.float32, f"vectors are {found.vectors.dtype} under autocast, not float32"
         assert torch.equal(found.ids, wanted.ids), "autocast changes the ids; compute distances in float32"
+        with torch.autocast("cpu", torch.bfloat16):
+            looked_up = low.lookup(wanted.ids)
+        assert torch.equal(looked_up, high.lookup(wanted.ids)), "autocast changes what `lookup` returns; use float32"
     with torch.autocast("cpu", torch.bfloat16):
         low.learn()
     high.learn()

@@ -168,21 +168,42 @@ def some(names: list[str], most: int = 4) -> str:
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
-    """Optimizer state as flat tensors `<parameter number>.<name>`."""
-    state = optimizer.state_dict()["state"]
-    return {f"{i}.{k}": torch.as_tensor(v) for i, values in state.items() for k, v in values.items() if v is not None}
+    """Optimizer state as flat tensors `<parameter>.<key>`; where groups have no `names`, a parameter is a number."""
+    state, names = optimizer.state_dict()["state"], _names(optimizer)
+    return {
+        f"{names[i]}.{key}": torch.as_tensor(value)
+        for i, values in state.items()
+        for key, value in values.items()
+        if value is not None
+    }
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, torch.Tensor]) -> None:
-    """The inverse of `optimizer_tensors`, into an optimizer over the same parameters."""
+    """The inverse of `optimizer_tensors`, into an optimizer over the same parameters, in whatever groups.
+
+    Raises CheckpointError for the state of other parameters, or of numbers where this optimizer has names, as earlier
+    versions wrote it: groups may have changed since, and with them what the numbers stand for.
+    """
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    numbers = {name: number for number, name in enumerate(_names(optimizer))}
     state: dict[int, dict[str, torch.Tensor]] = {}
-    for name, tensor in tensors.items():
-        number, key = name.split(".", 1)
-        if int(number) >= len(parameters):
-            raise CheckpointError(f"the optimizer's state is not of these {len(parameters)} parameters.")
-        state.setdefault(int(number), {})[key] = _laid_out_as(parameters[int(number)], tensor)
+    for tensor_name, tensor in tensors.items():
+        name, _, key = tensor_name.rpartition(".")
+        if name not in numbers:
+            raise CheckpointError(
+                f"the optimizer's state has '{name}', which is none of these {len(parameters)} parameters: it is of "
+                "another model or an earlier version; begin a new run from this one with `init.from`."
+            )
+        state.setdefault(numbers[name], {})[key] = _laid_out_as(parameters[numbers[name]], tensor)
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def _names(optimizer: torch.optim.Optimizer) -> list[str]:
+    """Of all parameters, in the order of their numbers."""
+    groups = optimizer.param_groups
+    if all("names" in group for group in groups):
+        return [name for group in groups for name in group["names"]]
+    return [str(number) for number in range(sum(len(group["params"]) for group in groups))]
 
 
 def _laid_out_as(parameter: torch.Tensor, tensor: torch.Tensor) -> torch.Tensor:

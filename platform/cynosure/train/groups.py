@@ -14,7 +14,8 @@ from cynosure.errors import TrainingError, did_you_mean
 
 def parameter_groups(run: Any, options: Callable[[str, nn.Parameter], Mapping[str, Any]]) -> list[dict[str, Any]]:
     """The parameters that the run's stage trains, for a torch optimizer: one group for all with equal `options(name,
-    parameter)` and an equal factor of the stage's `lr_scale`. Every group has `lr`, at its peak, and `lr_scale`.
+    parameter)` and an equal factor of the stage's `lr_scale`. Every group has `lr`, at its peak, `lr_scale`, and the
+    `names` of its parameters, by which checkpoints know their state.
 
     Raises TrainingError for prefixes in `lr_scale` that no such parameter has.
     """
@@ -26,7 +27,9 @@ def parameter_groups(run: Any, options: Callable[[str, nn.Parameter], Mapping[st
         scale = _scale(name, settings.lr_scale)
         own = {**options(name, parameter), "lr": settings.lr * scale, "lr_scale": scale}
         kind = is_sharded(parameter), *own.items()  # torch steps a whole group at once, all of it in shards or none
-        groups.setdefault(kind, {"params": [], **own})["params"].append(parameter)
+        group = groups.setdefault(kind, {"params": [], "names": [], **own})
+        group["params"].append(parameter)
+        group["names"].append(name)
     return list(groups.values())
 
 

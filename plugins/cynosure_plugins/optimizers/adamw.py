@@ -12,9 +12,14 @@ from cynosure.train.groups import parameter_groups
 
 @hookimpl
 def cynosure_build_optimizer(run: Any) -> torch.optim.Optimizer | None:
-    """Answers for stages with `optimizer: adamw`. Vectors (norms, biases, tokens) do not decay; all else does."""
+    """Answers for stages with `optimizer: adamw`. Vectors and scalars (norms, tokens) do not decay, all else does."""
     settings = run.settings
     if settings.optimizer != "adamw":
         return None
-    groups = parameter_groups(run, lambda name, p: {"weight_decay": settings.weight_decay if p.ndim >= 2 else 0.0})
+
+    def options(name: str, p: torch.nn.Parameter) -> dict[str, Any]:
+        matrix = sum(size > 1 for size in p.shape) >= 2
+        return {"weight_decay": settings.weight_decay if matrix else 0.0}
+
+    groups = parameter_groups(run, options)
     return torch.optim.AdamW(groups, lr=settings.lr, betas=settings.betas, fused=True)

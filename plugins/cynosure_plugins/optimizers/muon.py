@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
+from fnmatch import fnmatchcase
 from typing import Any, final
 
 import torch
@@ -16,8 +17,8 @@ from cynosure.train.groups import parameter_groups
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 NEWTON_SCHULZ_STEPS = 5
 LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
-OUTER = ("head", "stems")
-"""Words in the names of layers that read the input or write the output."""
+OUTER = ("*.head", "*.text_head", "*.heads.*", "*.classifiers.*", "*.quantizer.project", "*.stems.*")
+"""Names of layers that write the output, a row for each thing it may be, or read what differs from task to task."""
 
 
 def orthogonalize(matrices: torch.Tensor) -> torch.Tensor:
@@ -101,16 +102,20 @@ class Muon(torch.optim.Optimizer):
 def cynosure_build_optimizer(run: Any) -> torch.optim.Optimizer | None:
     """Answers for stages with `optimizer: muon`, which steps the weights of linear layers and convolutions.
 
-    All else goes to AdamW, as its authors advise: heads and stems, and embeddings, codebooks and other tables, whose
-    rows are vectors of their own. An orthogonal step moves every row, those of codes that no picture has too.
+    All else goes to AdamW, as its authors advise: OUTER layers, and embeddings, codebooks and other tables, whose rows
+    are vectors of their own. An orthogonal step moves every row, those of codes that no picture has too.
     """
     settings = run.settings
     if settings.optimizer != "muon":
         return None
-    layers = {id(layer.weight) for layer in run.model.modules() if isinstance(layer, LAYERS)}
+    matrices = {
+        id(layer.weight)
+        for name, layer in run.model.named_modules()
+        if isinstance(layer, LAYERS) and not any(fnmatchcase(f".{name}", outer) for outer in OUTER)
+    }
 
     def options(name: str, p: nn.Parameter) -> dict[str, Any]:
-        inner = id(p) in layers and not any(word in name for word in OUTER)
+        inner = id(p) in matrices
         return {"matrices": inner, "weight_decay": settings.weight_decay if inner else 0.0}
 
     return Muon(parameter_groups(run, options), settings.lr, settings.betas)

@@ -11,6 +11,9 @@ from torch.nn import functional as F
 from cynosure import hookimpl
 from cynosure_plugins.quantizers.bits import BitsConfig, SignQuantizer
 
+SHORTEST = 1e-4
+"""Shorter vectors are divided by this instead of their length: the gradient at 0 would drown that of all others."""
+
 
 @final
 class BinarySphericalQuantizer(SignQuantizer):
@@ -27,7 +30,7 @@ class BinarySphericalQuantizer(SignQuantizer):
         super().__init__(config, size=config.bits**-0.5)
 
     def bound(self, vectors: torch.Tensor) -> torch.Tensor:
-        return F.normalize(vectors, dim=-1)
+        return F.normalize(vectors, dim=-1, eps=SHORTEST)
 
 
 @hookimpl

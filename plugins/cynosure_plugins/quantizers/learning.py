@@ -97,7 +97,8 @@ class Codebook(nn.Module):
         if self.config.update == "gradient":
             return unit(self.weight.float(), self.normalize)
         if self.config.update == "simvq":
-            return unit(self.linear(self.frozen), self.normalize)
+            with torch.autocast(self.frozen.device.type, enabled=False):
+                return unit(self.linear(self.frozen), self.normalize)
         return unit(self.sums / self._divisors(self.counts)[:, None], self.normalize)
 
     def _divisors(self, counts: torch.Tensor) -> torch.Tensor:

@@ -70,6 +70,11 @@ class MultiscaleQuantizer(Codebook, Quantizer):
         shared = min(config.convolutions, len(self.scales))
         self.smooth = nn.ModuleList(nn.Conv2d(self.dim, self.dim, 3, padding=1) for _ in range(shared))
         self.smoothed_by = _closest(len(self.scales), shared) if shared else []
+        if len(set(self.smoothed_by)) < shared:
+            raise ValueError(
+                f"{shared} convolutions for {len(self.scales)} scales leave one that smooths none: "
+                f"set convolutions: {len(set(self.smoothed_by))}"
+            )
 
     def segments(self, positions: int) -> tuple[Segment, ...]:
         if positions != self.positions:
@@ -122,7 +127,8 @@ class MultiscaleQuantizer(Codebook, Quantizer):
             grid = F.interpolate(grid, size=(self.side, self.side), mode="bicubic")
         if not self.smooth:
             return grid
-        return (1 - SMOOTHING) * grid + SMOOTHING * self.smooth[self.smoothed_by[number]](grid)
+        with torch.autocast(grid.device.type, enabled=False):
+            return (1 - SMOOTHING) * grid + SMOOTHING * self.smooth[self.smoothed_by[number]](grid)
 
     def _down(self, grid: torch.Tensor, side: int) -> torch.Tensor:
         return grid if side == self.side else F.interpolate(grid, size=(side, side), mode="area")

@@ -13,6 +13,7 @@ from cynosure.core.contracts import Quantizer
 from cynosure.core.records import Quantized
 from cynosure_plugins.quantizers.codebook import (
     count_by_code,
+    from_first_rank,
     gather_over_ranks,
     kmeans,
     nearest,
@@ -92,7 +93,8 @@ class VectorQuantizer(Codebook, Quantizer):
 
     def lookup(self, ids: torch.Tensor) -> torch.Tensor:
         """Ids int64 [B, N, 1] -> vectors [B, N, d]."""
-        return self.project_out(nn.functional.embedding(ids[..., 0], self.codewords))
+        with torch.autocast(ids.device.type, enabled=False):
+            return self.project_out(nn.functional.embedding(ids[..., 0], self.codewords))
 
     def in_use(self) -> torch.Tensor:
         return self.counts >= UNUSED * self.counts.mean()
@@ -165,6 +167,7 @@ class VectorQuantizer(Codebook, Quantizer):
         generator = self._generator()
         sample = self.reservoir[: int(self.collected)]
         shares, centres = kmeans(sample, self.vocab_size, self.normalize, generator, self._noise(generator))
+        centres, shares = from_first_rank(centres), from_first_rank(shares)
         self.begin(centres, shares * per_step / (1 - self.config.decay))
 
 
