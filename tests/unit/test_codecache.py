@@ -15,7 +15,7 @@ from torch import nn
 from cynosure.core.records import Batch, Codes, CodeSpec, Example, Segment
 from cynosure.data.loading import TaskData
 from cynosure.progress import Progress
-from cynosure.train.codecache import BATCH, cached_codes, weights_digest
+from cynosure.train.codecache import BATCH, cached_codes, data_digest, weights_digest
 
 SPEC = CodeSpec((Segment("codes", 2, 1, 1000),))
 ROWS = BATCH + 6
@@ -103,3 +103,9 @@ def test_the_digest_follows_weights_buffers_and_names() -> None:
     digests.add(weights_digest(nn.ModuleDict({"a": module})))
     digests.add(weights_digest(module, module))
     assert len(digests) == 5
+
+
+def test_the_digest_of_data_follows_its_examples() -> None:
+    """As many other rows, or the same ones augmented otherwise, must not be given the codes of those before."""
+    other = TaskData(Numbers(), [{}] * ROWS, 4, 1, views=2)  # type: ignore[arg-type]
+    assert data_digest(data()) == data_digest(data()) != data_digest(other)

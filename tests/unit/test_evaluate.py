@@ -196,3 +196,11 @@ def test_the_codebook_is_counted_over_all_tasks_together() -> None:
     statistics[1].add(Codes(torch.tensor([[[1], [2]]]), spec), None, 0.0)
     found = codebook_use(statistics, torch.device("cpu"))
     assert found["oracle"]["used"] == 0.75 and found["oracle"]["dead"] == 1
+
+
+def test_a_rank_without_rows_knows_the_same_sources_as_the_others() -> None:
+    """Sums over ranks are taken source by source; a rank that leaves one out makes the others wait for ever."""
+    spec = CodeSpec((Segment("guide", 2, 1, 4),))
+    assert set(CodeStatistics(spec, 1).counts) == {"oracle", "prior"} == set(CodeStatistics(spec, 1).seen)
+    assert CodeStatistics(spec, 1).report(torch.device("cpu")) == {}
+    assert codebook_use([CodeStatistics(spec, 1)], torch.device("cpu")) == {}

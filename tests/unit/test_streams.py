@@ -30,10 +30,12 @@ def raw(shards: list[int]) -> Iterator[dict[str, int]]:
         yield from ({"number": number} for number in range(shard, ROWS, SHARDS))
 
 
-def read(start: int, stop: int, rank: int, world: int, buffer: int) -> list[tuple[int, float]]:
+def read(
+    start: int, stop: int, rank: int, world: int, buffer: int, limit: int | None = None
+) -> list[tuple[int, float]]:
     """(number, augmentation) of the rows in micro-batches [start, stop) of one process."""
     source = IterableDataset.from_generator(raw, gen_kwargs={"shards": list(range(SHARDS))})
-    rows = StreamRows("numbers", source, lambda row, position: dict(row), buffer=buffer)
+    rows = StreamRows("numbers", source, lambda row, position: dict(row), buffer=buffer, limit=limit)
     data = {"numbers": TaskData(cast(Task, Numbers()), rows, BATCH, seed=5)}
     batches = micro_batches(data, Mixture({"numbers": 1.0}), start, stop, rank, world, workers=0)
     return [
@@ -52,3 +54,20 @@ def test_an_epoch_is_shared_without_rest_and_a_resumed_run_sees_the_same_rows(wo
     for rank, whole in enumerate(ranks):
         for start in (1, epoch, epoch + 1):
             assert read(start, 2 * epoch, rank, world, buffer) == whole[start * BATCH :], f"resumed at {start}"
+
+
+@pytest.mark.parametrize("world", [1, 2])
+def test_every_epoch_is_shuffled_anew(world: int) -> None:
+    epoch = ROWS // BATCH // world
+    numbers = [n for n, _ in read(0, 2 * epoch, 0, world, buffer=10)]
+    assert numbers[: epoch * BATCH] != numbers[epoch * BATCH :]
+
+
+@pytest.mark.parametrize("world", [1, 2])
+def test_a_limit_keeps_the_same_rows_in_every_epoch(world: int) -> None:
+    epoch = 12 // BATCH // world
+    ranks = [read(0, 2 * epoch, rank, world, buffer=10, limit=12) for rank in range(world)]
+    halves = [
+        {n for rank in ranks for n, _ in rank[part]} for part in (slice(epoch * BATCH), slice(epoch * BATCH, None))
+    ]
+    assert halves[0] == halves[1] and len(halves[0]) == 12

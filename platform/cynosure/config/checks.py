@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, get_args
 
 from cynosure.components import PARTS_OF
-from cynosure.config.schema import as_part
+from cynosure.config.schema import Stage, as_part
 from cynosure.config.yaml import Key
 from cynosure.errors import unknown
 
 Finding = tuple[Key, str]
 KEY = r"[A-Za-z0-9_-]+"
 """What tasks and datasets may be called: the keys become names of modules, files and metrics."""
+STAGES = get_args(Stage)
 
 
 def keys_are_words(recipe: Mapping[str, Any]) -> Iterator[Finding]:
@@ -60,6 +61,10 @@ def stages_have_their_parts(recipe: Mapping[str, Any]) -> Iterator[Finding]:
             yield ("train", "stages"), f"stage '{stage}' needs model.prior; give one or take the stage out"
     if isinstance(stages, list) and len({str(stage) for stage in stages}) < len(stages):
         yield ("train", "stages"), "names a stage twice; keep one"
+    elif isinstance(stages, list) and [s for s in STAGES if s in stages] != [s for s in stages if s in STAGES]:
+        yield ("train", "stages"), f"each stage learns from those before; write them in the order {', '.join(STAGES)}"
+    if stages == []:
+        yield ("train", "stages"), "names no stage, so nothing would be trained; name one"
 
 
 def prior_has_codes(recipe: Mapping[str, Any]) -> Iterator[Finding]:

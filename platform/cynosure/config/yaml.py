@@ -153,10 +153,11 @@ class _Reader:
             return None
         if kind == "bool":
             return text.lower() == "true"
-        if kind == "int":
-            return int(text, 16) if text.startswith("0x") else int(text.replace("_", ""))
-        if kind == "float":
-            return float(text.replace("_", "").replace(".inf", "inf").replace(".nan", "nan"))
+        if kind in ("int", "float"):
+            try:
+                return _number(kind, text)
+            except ValueError:
+                return self._refuse(node, path, f"'{text}' is no {kind}")
         if node.tag in (_STR, _MERGE):
             return text
         return self._refuse(node, path, f"the tag {node.tag} is not allowed, write a plain value")
@@ -166,6 +167,12 @@ class _Reader:
 
     def _refuse(self, node: yaml.Node, path: Key, message: str) -> None:
         self.problems.append(Problem(self._at(node), dotted(path), message))
+
+
+def _number(kind: str, text: str) -> int | float:
+    if kind == "float":
+        return float(text.replace("_", "").replace(".inf", "inf").replace(".nan", "nan"))
+    return int(text, 16) if text.startswith("0x") else int(text.replace("_", ""))
 
 
 def dump_yaml(data: Any) -> str:

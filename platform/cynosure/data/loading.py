@@ -180,12 +180,14 @@ def micro_batches(
         workers = min(workers, 1)
     batches = MicroBatches(data, mixture, start, stop, rank, world)
     return torch.utils.data.DataLoader(
-        batches, batch_size=None, num_workers=workers, worker_init_fn=_leave_interrupts_to_the_main_process
+        batches, batch_size=None, num_workers=workers, worker_init_fn=_leave_signals_to_the_main_process
     )
 
 
-def _leave_interrupts_to_the_main_process(worker: int) -> None:
+def _leave_signals_to_the_main_process(worker: int) -> None:
+    """Schedulers signal all processes of a job; one whose worker died could not finish its step and save."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def evaluation_batches(

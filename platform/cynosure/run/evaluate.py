@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -118,6 +118,8 @@ def codebook_use(statistics: Sequence[CodeStatistics], device: torch.device) -> 
         for i, segment in enumerate(statistics[0].spec.segments):
             counts = torch.stack([each.counts[source][i] for each in statistics if source in each.counts]).sum(0)
             counts = torch.tensor(total(counts.tolist(), device, statistics[0].world))
+            if counts.sum() == 0:
+                continue
             suffix = f"/{segment.name}" if len(statistics[0].spec.segments) > 1 else ""
             found.setdefault(source, {}).update({f"{k}{suffix}": v for k, v in codebook_report(counts).items()})
     return found
@@ -194,7 +196,9 @@ class _Measurement:
         self.main = "prior" if "prior" in self.sources else self.sources[-1]
         self.device = next(model.parameters()).device
         self.metrics: dict[str, list[Any]] = {source: self._metrics(source) for source in self.sources}
-        self.codes = CodeStatistics(model.tokenizer.spec, world) if model.tokenizer is not None else None
+        self.codes: CodeStatistics | None = None
+        if model.tokenizer is not None:
+            self.codes = CodeStatistics(model.tokenizer.spec, world, ["prior"] if "prior" in self.sources else [])
         self.rows, self.seconds = 0, 0.0
         self.samples: list[Prediction] = []
         self.saved: list[tuple[int, Any]] = []
@@ -304,12 +308,18 @@ def _values(metrics: Sequence[Any]) -> dict[str, float]:
 
 
 class CodeStatistics:
-    """How the codebook is used by the oracle and by the prior, and how the two compare."""
+    """How the codebook is used by the oracle and, where it is among `others`, by the prior, and how the two compare.
 
-    def __init__(self, spec: CodeSpec, world: int) -> None:
+    Sources are known from the start: a rank that gets no row must take part in every sum over ranks.
+    """
+
+    def __init__(self, spec: CodeSpec, world: int, others: Iterable[str] = ("prior",)) -> None:
         self.spec, self.world = spec, world
-        self.counts: dict[str, list[torch.Tensor]] = {}
-        self.seen: dict[str, set[bytes]] = {}
+        self.counts = {
+            source: [torch.zeros(s.vocab_size, dtype=torch.long) for s in spec.segments]
+            for source in ("oracle", *others)
+        }
+        self.seen: dict[str, set[bytes]] = {source: set() for source in self.counts}
         self.rows = self.nats = self.same = 0.0
 
     def add(self, oracle: Codes, prior: Codes | None, nats: float) -> None:
@@ -323,16 +333,17 @@ class CodeStatistics:
         self.rows += rows
 
     def _count(self, source: str, ids: torch.Tensor) -> None:
-        zeros = [torch.zeros(s.vocab_size, dtype=torch.long) for s in self.spec.segments]
         start = 0
-        for segment, counts in zip(self.spec.segments, self.counts.setdefault(source, zeros), strict=True):
+        for segment, counts in zip(self.spec.segments, self.counts[source], strict=True):
             part = ids[:, start : start + segment.length, : segment.depth]
             counts += torch.bincount(part.flatten(), minlength=segment.vocab_size)
             start += segment.length
-        self.seen.setdefault(source, set()).update(row.numpy().tobytes() for row in ids)
+        self.seen[source].update(row.numpy().tobytes() for row in ids)
 
     def report(self, device: torch.device) -> dict[str, dict[str, float]]:
         rows, nats, same = total([self.rows, self.nats, self.same], device, self.world)
+        if rows == 0:
+            return {}
         found = {source: self._usage(source, rows, device) for source in self.counts}
         if "prior" in found:
             found["prior"] |= {"agreement": same / rows, "nats per code": nats / rows}

@@ -18,6 +18,8 @@ from cynosure.progress import Progress
 from cynosure.train.checkpoint import write_whole
 
 BATCH = 64
+DIGESTED = 32
+"""Examples that tell one dataset from another."""
 ROWS_AT_ONCE = 65536
 """Rows that are exchanged between processes in one piece."""
 
@@ -30,6 +32,18 @@ def weights_digest(*modules: nn.Module) -> str:
             digest.update(name.encode())
             digest.update(whole(tensor).detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:16]
+
+
+def data_digest(data: TaskData) -> str:
+    """A hash of a few examples as training sees them, spread over all rows: it tells other data and other options."""
+    digest = hashlib.sha256()
+    for index in np.linspace(0, len(data.rows) - 1, min(DIGESTED, len(data.rows)), dtype=int):
+        example = data.example(int(index), 0)
+        for values in (example.inputs, example.targets):
+            for name, value in sorted(values.items()):
+                digest.update(name.encode())
+                digest.update(value.tobytes() if isinstance(value, np.ndarray) else repr(value).encode())
+    return digest.hexdigest()[:8]
 
 
 def cached_codes(

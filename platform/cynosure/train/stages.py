@@ -10,7 +10,7 @@ from cynosure.core.records import Batch, Codes, SampleSettings
 from cynosure.data.loading import TaskData
 from cynosure.data.mixing import Mixture, mixture_weights
 from cynosure.errors import DataError, TrainingError
-from cynosure.train.codecache import cached_codes, weights_digest
+from cynosure.train.codecache import cached_codes, data_digest, weights_digest
 from cynosure.train.sharding import gathered
 
 if TYPE_CHECKING:
@@ -43,6 +43,8 @@ def check_data(run: Run) -> None:
                 )
         elif len(rows) == 0:
             raise DataError(f"task {key} has nothing to learn from: dataset {use.data} holds no training row.")
+        if recipe.train.eval_every:
+            run.session.rows(key, recipe.eval.split)
         elif len(rows) < use.batch_size:
             run.progress.say(f"task {key}: batch_size {use.batch_size} repeats rows, there are only {len(rows)}.")
 
@@ -148,7 +150,8 @@ def _add_codes(run: Run, data: TaskData) -> None:
     """The oracle's codes of every row."""
     model, name = run.model, data.task.name
     assert model.tokenizer is not None
-    file = f"{name}-{weights_digest(model.tokenizer)}-{len(data.rows)}x{data.views}-seed{data.seed}.npy"
+    digest = f"{weights_digest(model.tokenizer)}-{data_digest(data)}"
+    file = f"{name}-{digest}-{len(data.rows)}x{data.views}-seed{data.seed}.npy"
     data.codes = cached_codes(
         run.directory / CACHE / file,
         data,
@@ -174,7 +177,7 @@ def _add_sampled(run: Run, data: TaskData) -> None:
         assert codes is not None
         return codes
 
-    digest = weights_digest(model.tokenizer, model.prior)
+    digest = f"{weights_digest(model.tokenizer, model.prior)}-{data_digest(data)}"
     file = f"{name}-sampled-{digest}-{count}of{len(data.rows)}x{data.views}-t{settings.temperature}-seed{data.seed}.npy"
     data.sampled = cached_codes(
         run.directory / CACHE / file,

@@ -159,6 +159,11 @@ class CocoPanoptic(SplitDataset[LiveRows | StoredRows]):
         pictures = {i["id"]: i["file_name"] for i in document.get("images", ())}
         entries, missing = [], []
         for annotation in document["annotations"]:
+            if lacking := {"file_name", "segments_info", "image_id"} - set(annotation):
+                raise DataError(
+                    f"'{file}' has annotations without {', '.join(sorted(lacking))}, as the JSON of instances has; "
+                    "give the panoptic JSON"
+                )
             png = self.root / source.panoptic / annotation["file_name"]
             name = pictures.get(annotation["image_id"], f"{png.stem}.jpg")
             segments = _segments(annotation, classes, file)

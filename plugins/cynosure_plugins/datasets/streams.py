@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import count, islice
+from itertools import count
 from typing import Any
 
 from cynosure.errors import DataError
@@ -88,13 +88,15 @@ class StreamRows(Iterable[Row]):
         from datasets.distributed import split_dataset_by_node
 
         source = self.source
+        if self.limit is not None:  # before rows are mixed, so that every epoch has the same ones
+            source = (source.filter(self.belongs) if self.belongs else source).take(self.limit)
         if self.buffer:
             source = source.shuffle(seed=seed, buffer_size=self.buffer)
-            source.set_epoch(epoch)
         if world > 1:
             source = split_dataset_by_node(source, rank=rank, world_size=world)
-        limit = None if self.limit is None else max(1, self.limit // world)
-        return islice(filter(self.belongs, source), limit)
+        if self.buffer:
+            source.set_epoch(epoch)  # of the dataset that is read: splitting makes another one, at epoch 0
+        return filter(self.belongs, source)
 
     def _decoded(self, raw: Mapping[str, Any], position: int) -> Row | None:
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+import zlib
 from collections.abc import Callable
 from math import prod
 from pathlib import Path
@@ -13,7 +14,7 @@ from cynosure.errors import CheckpointError
 from cynosure_plugins.importers.archive import Archive
 from cynosure_plugins.importers.arrays import Shape
 
-DAMAGE = (OSError, ValueError, EOFError, zipfile.BadZipFile, NotImplementedError)
+DAMAGE = (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError)
 """What reading a cut-off or foreign file raises."""
 
 

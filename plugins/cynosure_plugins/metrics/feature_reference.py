@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,11 +85,13 @@ def _read(path: Path, network: FeatureNetwork) -> Reference:
             found = dict(file)
     except FileNotFoundError:
         raise DataError(f"the reference '{path}' does not exist; give a folder of pictures or an .npz") from None
-    except (OSError, ValueError, BadZipFile) as error:
+    except (OSError, ValueError, TypeError, EOFError, BadZipFile, zlib.error) as error:
         raise DataError(f"the reference '{path}' cannot be read ({error}); give an .npz with mu and sigma") from None
     if not {"mu", "sigma"} <= found.keys():
         raise DataError(f"the reference '{path}' lacks mu and sigma; it has {', '.join(found)}")
     if "network" in found and str(found["network"]) != network.digest:
         raise DataError(f"the reference '{path}' was computed by another network; compute it again from its pictures")
     mean, covariance = found["mu"].astype(np.float64), found["sigma"].astype(np.float64)
+    if mean.ndim != 1 or covariance.shape != 2 * mean.shape or not np.isfinite([mean.sum(), covariance.sum()]).all():
+        raise DataError(f"the reference '{path}' needs finite mu [d] and sigma [d, d]; compute it again")
     return Reference(Gaussian(mean, covariance, int(found.get("count", 0)) or None), found.get("features"))
