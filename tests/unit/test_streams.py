@@ -13,6 +13,7 @@ from cynosure.core.contracts import Task
 from cynosure.core.records import Example
 from cynosure.data.loading import TaskData, micro_batches
 from cynosure.data.mixing import Mixture
+from cynosure.errors import DataError
 from cynosure_plugins.datasets.streams import StreamRows
 
 ROWS, SHARDS, BATCH = 48, 4, 3
@@ -71,3 +72,18 @@ def test_a_limit_keeps_the_same_rows_in_every_epoch(world: int) -> None:
         {n for rank in ranks for n, _ in rank[part]} for part in (slice(epoch * BATCH), slice(epoch * BATCH, None))
     ]
     assert halves[0] == halves[1] and len(halves[0]) == 12
+
+
+class Impossible:
+    name = "numbers"
+
+    def prepare(self, row: Mapping[str, Any], rng: np.random.Generator, train: bool) -> Example:
+        raise DataError(f"row {row['number']} has no depth")
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_what_is_wrong_with_a_row_is_said_in_one_sentence_by_workers_too(workers: int) -> None:
+    data = {"numbers": TaskData(cast(Task, Impossible()), [{"number": 3}], 1, seed=5)}
+    with pytest.raises(DataError) as found:
+        next(micro_batches(data, Mixture({"numbers": 1.0}), 0, 2, 0, 1, workers))
+    assert str(found.value) == "row 3 has no depth"

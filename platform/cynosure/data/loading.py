@@ -15,7 +15,7 @@ import torch
 from cynosure.core.contracts import Task
 from cynosure.core.records import Batch, Example
 from cynosure.data.mixing import Mixture
-from cynosure.errors import DataError
+from cynosure.errors import CynosureError, DataError
 
 Transform = Callable[[Example, np.random.Generator], Example]
 """What the hook cynosure_transforms gives: applied to an example after Task.prepare."""
@@ -152,8 +152,11 @@ def cycle(rows: Iterable[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
             raise DataError("the data stream holds no row: check its source and split.")
 
 
-class MicroBatches(torch.utils.data.Dataset[Batch]):
-    """Micro-batch number -> Batch, for a DataLoader without batching of its own."""
+class MicroBatches(torch.utils.data.Dataset[Batch | CynosureError]):
+    """Micro-batch number -> Batch, for a DataLoader without batching of its own.
+
+    What the user can put right is returned instead of raised: a worker would make a traceback of it.
+    """
 
     def __init__(self, data: Mapping[str, TaskData], mixture: Mixture, start: int, stop: int, rank: int, world: int):
         self.data, self.mixture = dict(data), mixture
@@ -162,16 +165,19 @@ class MicroBatches(torch.utils.data.Dataset[Batch]):
     def __len__(self) -> int:
         return max(0, self.stop - self.start)
 
-    def __getitem__(self, offset: int) -> Batch:
+    def __getitem__(self, offset: int) -> Batch | CynosureError:
         if offset >= len(self):
             raise IndexError(offset)
         task, number = self.mixture[self.start + offset]
-        return self.data[task].batch(number, self.rank, self.world)
+        try:
+            return self.data[task].batch(number, self.rank, self.world)
+        except CynosureError as error:
+            return error
 
 
 def micro_batches(
     data: Mapping[str, TaskData], mixture: Mixture, start: int, stop: int, rank: int, world: int, workers: int
-) -> Iterable[Batch]:
+) -> Iterator[Batch]:
     """Micro-batches [start, stop) of this rank, prepared by `workers` processes (0: in this one).
 
     A stream is read by one process: two would each have to read past the rows of the other.
@@ -179,9 +185,13 @@ def micro_batches(
     if any(d.streams for d in data.values()):
         workers = min(workers, 1)
     batches = MicroBatches(data, mixture, start, stop, rank, world)
-    return torch.utils.data.DataLoader(
+    loader = torch.utils.data.DataLoader(
         batches, batch_size=None, num_workers=workers, worker_init_fn=_leave_signals_to_the_main_process
     )
+    for found in loader:
+        if isinstance(found, CynosureError):
+            raise found
+        yield found
 
 
 def _leave_signals_to_the_main_process(worker: int) -> None:

@@ -185,7 +185,7 @@ class _Loop:
         count = run.accumulate
         first, last = run.step * count, settings.steps * count
         rank, world, workers = accelerator.process_index, accelerator.num_processes, run.recipe.train.workers
-        stream = iter(micro_batches(self.data, self.mixture, first, last, rank, world, workers))
+        stream = micro_batches(self.data, self.mixture, first, last, rank, world, workers)
         with run.progress.bar(f"stage {run.stage}", settings.steps, run.step) as bar:
             while run.step < settings.steps:
                 note, stopping = self._step([next(stream) for _ in range(count)])
