@@ -30,6 +30,8 @@ def check_data(run: Run) -> None:
     for key, use in recipe.tasks.items():
         if use.weight == 0:
             continue
+        if recipe.train.eval_every:
+            run.session.rows(key, recipe.eval.split)
         rows = run.session.rows(key, "train")
         if not hasattr(rows, "__getitem__"):
             if key in refits:
@@ -43,8 +45,6 @@ def check_data(run: Run) -> None:
                 )
         elif len(rows) == 0:
             raise DataError(f"task {key} has nothing to learn from: dataset {use.data} holds no training row.")
-        if recipe.train.eval_every:
-            run.session.rows(key, recipe.eval.split)
         elif len(rows) < use.batch_size:
             run.progress.say(f"task {key}: batch_size {use.batch_size} repeats rows, there are only {len(rows)}.")
 
