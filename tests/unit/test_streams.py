@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator, Mapping
 from typing import Any, cast
 
@@ -87,3 +88,18 @@ def test_what_is_wrong_with_a_row_is_said_in_one_sentence_by_workers_too(workers
     with pytest.raises(DataError) as found:
         next(micro_batches(data, Mixture({"numbers": 1.0}), 0, 2, 0, 1, workers))
     assert str(found.value) == "row 3 has no depth"
+
+
+class Signals:
+    name = "numbers"
+
+    def prepare(self, row: Mapping[str, Any], rng: np.random.Generator, train: bool) -> Example:
+        left = [signal.getsignal(number) is signal.SIG_IGN for number in (signal.SIGINT, signal.SIGTERM)]
+        return Example({"left": np.array(left)}, {})
+
+
+def test_workers_leave_signals_to_the_main_process() -> None:
+    """Schedulers and Ctrl-C reach all processes; without its worker a run cannot finish the step and save."""
+    data = {"numbers": TaskData(cast(Task, Signals()), [{}], 1, seed=5)}
+    batch = next(micro_batches(data, Mixture({"numbers": 1.0}), 0, 1, 0, 1, workers=1))
+    assert batch.inputs["left"].all()

@@ -11,7 +11,7 @@ from torch import nn
 from cynosure import hookimpl
 from cynosure.core.contracts import PartConfig, Quantizer
 from cynosure.core.records import Quantized, Segment
-from cynosure.errors import CheckpointError, CynosureError
+from cynosure.errors import CheckpointError
 from cynosure_plugins.quantizers.codebook import Watch, block_rows, count_by_code, require_width
 from cynosure_plugins.quantizers.gradients import straight_through
 from cynosure_plugins.quantizers.tripod import multi_information, spread
@@ -110,13 +110,6 @@ class LatentQuantizer(Quantizer):
         if self.config.spread:
             ids = ids.view(len(ids), self.dim, -1).transpose(1, 2)
         return self.values.float()[self.first + ids]
-
-    def code_vectors(self) -> torch.Tensor:
-        """Raises CynosureError always."""
-        raise CynosureError(
-            "a code of quantizer latent is a number of one dimension and no vector: let the prior learn a table of its "
-            "own (model.prior.embedding: separate)."
-        )
 
     def forward(self, vectors: torch.Tensor) -> Quantized:
         """Vectors [B, N, d] -> their values float32 [B, N, d] with a gradient, ids int64 [B, N, d], losses."""

@@ -51,7 +51,7 @@ class Quantizer(nn.Module, ABC):
 
         Raises CynosureError for a quantizer whose vectors are made otherwise.
         """
-        if self.depth > 1 or self.positions is not None:
+        if self.positions is not None or sum(s.length * s.depth for s in self.segments(1)) > 1:
             raise CynosureError(
                 f"{type(self).__name__} has no codeword for a single code: let the prior learn a table of its own "
                 "(model.prior.embedding: separate)."
