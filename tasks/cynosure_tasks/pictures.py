@@ -22,6 +22,8 @@ from cynosure.data.augment import inception_box, resize_image, row_image, to_mod
 Augment = Literal["none", "flip", "crop"]
 CROP_AREA = (0.64, 1.0)
 """Which share of the centre crop 'crop' keeps."""
+NO_SAMPLES = ("oracle", "none", "baseline")
+"""Columns of a report whose pictures can be compared with the true one."""
 
 
 class PictureConfig(PartConfig):
@@ -103,7 +105,7 @@ class PictureTask(Task):
         ]
 
     def metrics(self) -> Mapping[str, Mapping[str, Any]]:
-        return {"psnr": {}, **self.config.metrics}
+        return {"psnr": {"columns": NO_SAMPLES}, **self.config.metrics}
 
     def baseline(self, batches: Iterator[Batch]) -> Callable[[Batch], list[Prediction]]:
         """The mean picture."""

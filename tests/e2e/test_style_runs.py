@@ -16,9 +16,12 @@ from PIL import Image
 from tiny_runs import Project
 from typer.testing import CliRunner
 
+from cynosure.build import Session
 from cynosure.cli.app import create_app
 from cynosure.data.files import write_png
 from cynosure.errors import CynosureError
+from cynosure.host import load_host
+from cynosure.run.evaluate import evaluate
 from cynosure.run.predictor import Predictor
 
 LOOKS = '''
@@ -106,6 +109,14 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SimpleNamespac
 @pytest.fixture
 def model(trained: SimpleNamespace) -> Predictor:
     return trained.model
+
+
+def test_answers_of_the_prior_are_measured(trained: SimpleNamespace, model: Predictor) -> None:
+    """They are what a user gets: a table without them hides whether the prior is any good."""
+    session = Session.open(model.recipe, load_host(trained.registry))
+    found = evaluate(model, session, limit=8).tasks["enhancement"].metrics
+    for source in ("oracle", "prior", "random", "none", "baseline"):
+        assert set(found[source]) == {"psnr", "ssim", "delta_e2000", "angular_error"}, source
 
 
 def psnr(picture: np.ndarray, truth: np.ndarray) -> float:

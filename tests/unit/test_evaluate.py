@@ -73,6 +73,13 @@ def test_further_metrics_join_those_of_the_task(session, model):
         evaluate(model, session, ["colorization"], limit=3, metrics={"sim": {}})
 
 
+def test_a_metric_measures_the_columns_that_it_is_told_to(session, model):
+    more = {"ssim": {"columns": ["oracle", "baseline"]}, "delta_e2000": {}}
+    found = evaluate(model, session, ["colorization"], limit=3, metrics=more).tasks["colorization"].metrics
+    assert {column for column, values in found.items() if "ssim" in values} == {"oracle", "baseline"}
+    assert {column for column, values in found.items() if "delta_e2000" in values} == set(found)
+
+
 @pytest.mark.parametrize("text", ["={}", "ssim=3"])
 def test_a_metric_that_is_no_name_with_options_is_refused(text):
     with pytest.raises(CynosureError, match="must look like NAME or NAME="):

@@ -75,6 +75,12 @@ def test_a_limit_keeps_the_same_rows_in_every_epoch(world: int) -> None:
     assert halves[0] == halves[1] and len(halves[0]) == 12
 
 
+@pytest.mark.parametrize("buffer", [0, 10])
+def test_a_process_that_no_row_is_left_for_is_told_so(buffer: int) -> None:
+    with pytest.raises(DataError, match=r"numbers has no row for process 2 of 4: give it more rows \(`limit`\)"):
+        read(0, 1, rank=2, world=4, buffer=buffer, limit=2)
+
+
 class Impossible:
     name = "numbers"
 

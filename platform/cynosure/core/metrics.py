@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Self, TypeVar
+from typing import Any, Self, TypeVar
 
 import numpy as np
 import torch
@@ -31,7 +31,7 @@ def gathered(value: T) -> list[T]:
 class Metric(ABC):
     """What evaluation asks of a metric that is not of torchmetrics."""
 
-    columns: ClassVar[tuple[str, ...] | None] = None
+    columns: tuple[str, ...] | None = None
     """The columns of a report that the metric has something to say of, by what their codes come from; None: all."""
 
     @abstractmethod

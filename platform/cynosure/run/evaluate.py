@@ -207,11 +207,8 @@ class _Measurement:
     def _metrics(self, column: str) -> list[Any]:
         components = self.session.host.components
         wanted = {**(self.protocol or self.task).metrics(), **self.more}
-        return [
-            components.build("metric", {"name": name, **options}).to(self.device)
-            for name, options in wanted.items()
-            if column in (getattr(components.get("metric", name), "columns", None) or (column,))
-        ]
+        built = [components.build("metric", {"name": name, **options}) for name, options in wanted.items()]
+        return [each.to(self.device) for each in built if column in (getattr(each, "columns", None) or (column,))]
 
     def batches(
         self, rows: Any, split: str, batch_size: int, limit: int | None, rank: int = 0, world: int | None = None

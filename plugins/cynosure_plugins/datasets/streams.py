@@ -81,22 +81,27 @@ class StreamRows(Iterable[Row]):
                     readable += 1
                     yield from [row] * waiting
                     waiting = 0
+            if not seen and world > 1:
+                raise DataError(
+                    f"{self.title} has no row for process {rank} of {world}: give it more rows (`limit`) or start "
+                    "fewer processes"
+                )
             if not seen or (tried == seen and not readable):
                 raise self._nothing()
 
     def _raw(self, epoch: int, rank: int, world: int, seed: int) -> Iterator[Mapping[str, Any]]:
         from datasets.distributed import split_dataset_by_node
 
-        source = self.source
+        source, belongs = self.source, self.belongs
         if self.limit is not None:  # before rows are mixed, so that every epoch has the same ones
-            source = (source.filter(self.belongs) if self.belongs else source).take(self.limit)
+            source, belongs = (source.filter(belongs) if belongs else source).take(self.limit), None
         if self.buffer:
             source = source.shuffle(seed=seed, buffer_size=self.buffer)
         if world > 1:
             source = split_dataset_by_node(source, rank=rank, world_size=world)
         if self.buffer:
             source.set_epoch(epoch)  # of the dataset that is read: splitting makes another one, at epoch 0
-        return filter(self.belongs, source)
+        return filter(belongs, source)
 
     def _decoded(self, raw: Mapping[str, Any], position: int) -> Row | None:
         try:

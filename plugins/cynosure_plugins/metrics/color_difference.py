@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
 from cynosure import hookimpl
-from cynosure.core.contracts import PartConfig
-from cynosure.core.metrics import MeanMetric
 from cynosure_plugins.metrics.color_error import rgb_to_lab
+from cynosure_plugins.metrics.picture_metric import PictureMetric
 
 GREY_CHROMA = 25.0**7
 
@@ -56,34 +55,24 @@ def angular_error(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     return np.degrees(np.arccos(cosines.clip(-1, 1)))
 
 
-class DeltaE2000(MeanMetric):
+class DeltaE2000(PictureMetric):
     """delta_e2000: mean CIEDE2000 difference over pixels, then pictures, of predictions with value 'rgb', uint8
     [H, W, 3]; about 1 can just be seen. NaN before the first picture."""
 
-    class Config(PartConfig):
-        pass
-
-    columns: ClassVar = ("oracle", "none", "baseline")
-
-    def __init__(self, config: Config) -> None:
-        super().__init__("delta_e2000")
+    def __init__(self, config: PictureMetric.Config) -> None:
+        super().__init__(config, "delta_e2000")
 
     def judge(self, prediction: Mapping[str, np.ndarray], truth: Mapping[str, np.ndarray]) -> dict[str, float]:
         difference = delta_e2000(rgb_to_lab(prediction["rgb"]), rgb_to_lab(truth["rgb"]))
         return {"delta_e2000": float(difference.mean())}
 
 
-class AngularError(MeanMetric):
+class AngularError(PictureMetric):
     """angular_error: mean angle in degrees between predicted and true RGB colours over pixels, then pictures, of
     predictions with value 'rgb', uint8 [H, W, 3]. NaN before the first picture."""
 
-    class Config(PartConfig):
-        pass
-
-    columns: ClassVar = ("oracle", "none", "baseline")
-
-    def __init__(self, config: Config) -> None:
-        super().__init__("angular_error")
+    def __init__(self, config: PictureMetric.Config) -> None:
+        super().__init__(config, "angular_error")
 
     def judge(self, prediction: Mapping[str, np.ndarray], truth: Mapping[str, np.ndarray]) -> dict[str, float]:
         return {"angular_error": float(angular_error(prediction["rgb"], truth["rgb"]).mean())}

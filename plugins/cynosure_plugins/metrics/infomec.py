@@ -173,7 +173,7 @@ class InfoMECMetric(Metric):
         rule: Rule = Field("qlae", description="which latents count, see `active_latents`")
 
     TESTING: ClassVar = {"needs": "codes and the factors behind the pictures"}
-    columns: ClassVar = ("oracle",)
+    columns = ("oracle",)
 
     def __init__(self, config: Config) -> None:
         self.config = config

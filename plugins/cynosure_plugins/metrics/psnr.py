@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
 from cynosure import hookimpl
-from cynosure.core.contracts import PartConfig
-from cynosure.core.metrics import MeanMetric
+from cynosure_plugins.metrics.picture_metric import PictureMetric
 
 PSNR_LIMIT = 100.0
 """What two equal pictures count for, in dB, so that one of them does not make a mean infinite."""
@@ -21,19 +20,12 @@ def psnr(image: np.ndarray, truth: np.ndarray, data_range: float) -> float:
     return float(10 * np.log10(data_range**2 / error)) if error > 0 else float("inf")
 
 
-class Psnr(MeanMetric):
-    """psnr: mean over pictures in dB of predictions with value 'rgb', uint8 [H, W, 3]; NaN before the first picture.
+class Psnr(PictureMetric):
+    """psnr: mean over pictures in dB of predictions with value 'rgb', uint8 [H, W, 3]; NaN before the first
+    picture."""
 
-    It judges reconstructions. A good sample is another picture than the true one, so columns of samples go without.
-    """
-
-    class Config(PartConfig):
-        pass
-
-    columns: ClassVar = ("oracle", "none", "baseline")
-
-    def __init__(self, config: Config) -> None:
-        super().__init__("psnr")
+    def __init__(self, config: PictureMetric.Config) -> None:
+        super().__init__(config, "psnr")
 
     def judge(self, prediction: Mapping[str, np.ndarray], truth: Mapping[str, np.ndarray]) -> dict[str, float]:
         return {"psnr": min(psnr(prediction["rgb"], truth["rgb"], 255), PSNR_LIMIT)}

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
 from cynosure import hookimpl
-from cynosure.core.contracts import PartConfig
-from cynosure.core.metrics import MeanMetric
+from cynosure_plugins.metrics.picture_metric import PictureMetric
 
 WINDOW, SIGMA = 11, 1.5
 K1, K2 = 0.01, 0.03
@@ -50,20 +49,14 @@ def _blurred(values: np.ndarray) -> np.ndarray:
     return values
 
 
-class Ssim(MeanMetric):
+class Ssim(PictureMetric):
     """ssim: mean over pictures of predictions with value 'rgb', uint8 [H, W, 3]; 1 for equal pictures.
 
-    Pictures below 11 x 11 pixels have none and are left out; NaN before the first other one. Like psnr it judges
-    reconstructions, so columns of samples go without.
+    Pictures below 11 x 11 pixels have none and are left out; NaN before the first other one.
     """
 
-    class Config(PartConfig):
-        pass
-
-    columns: ClassVar = ("oracle", "none", "baseline")
-
-    def __init__(self, config: Config) -> None:
-        super().__init__("ssim")
+    def __init__(self, config: PictureMetric.Config) -> None:
+        super().__init__(config, "ssim")
 
     def judge(self, prediction: Mapping[str, np.ndarray], truth: Mapping[str, np.ndarray]) -> dict[str, float]:
         if min(truth["rgb"].shape[:2]) < WINDOW:
