@@ -25,6 +25,8 @@ HIGHER = ("pq", "pq_things", "pq_stuff", "d1", "psnr", "ssim")
 LOWER = ("rmse", "abs_rel", "chroma_error", "delta_e2000", "angular_error")
 """The metrics of the table, those that should be high and those that should be low."""
 COLUMNS = {"prior": "what a user gets", "oracle": "the ceiling, codes written from the answer", "none": "no codes"}
+DEPTH_ALONE = 1
+"""Blocks in the oracle of a model for one task."""
 GOAL = 0.95
 """Within five per cent of the models that know one task."""
 
@@ -37,12 +39,14 @@ def settings(recipe: Any, scale: float, seed: int) -> list[str]:
 
 def alone(recipe: Any, task: str) -> list[str]:
     """What a model of one task changes besides: a step is one micro-batch, whose vectors the codebook remembers for
-    as much longer as they are fewer, and there is nothing to weigh the task against."""
+    as much longer as they are fewer, there is nothing to weigh the task against, and its oracle is that of the recipes
+    for one task."""
     share = recipe.tasks[task].batch_size / sum(use.batch_size for use in recipe.tasks.values())
     decay = 1 - share * (1 - recipe.model.tokenizer["quantizer"]["decay"])
     others = [f"tasks.{other}=null" for other in recipe.tasks if other != task]
     stages = [f"train.{stage}.accumulate=1" for stage in STAGES]
-    return [*others, *stages, f"tasks.{task}.loss_weight=1", f"model.tokenizer.quantizer.decay={decay:.4f}"]
+    model = [f"model.tokenizer.depth={DEPTH_ALONE}", f"model.tokenizer.quantizer.decay={decay:.4f}"]
+    return [*others, *stages, f"tasks.{task}.loss_weight=1", *model]
 
 
 def measured(recipe: str, name: str, sets: list[str], folder: Path, host: Any, progress: Any) -> dict[str, Any]:

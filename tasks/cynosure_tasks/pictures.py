@@ -127,8 +127,11 @@ class PictureTask(Task):
         return prediction.values["rgb"]
 
     def save(self, prediction: Prediction, path: Path) -> list[Path]:
-        """An RGB picture, path.png."""
-        return [files.write_png(path, prediction.values["rgb"])]
+        """An RGB picture, path.png; with the transparency of a picture that was edited."""
+        pixels = prediction.values["rgb"]
+        if "alpha" in prediction.meta:
+            pixels = np.dstack([pixels, prediction.meta["alpha"]])
+        return [files.write_png(path, pixels)]
 
 
 def centre_crop(size: tuple[int, ...], aspect: tuple[int, int]) -> tuple[slice, slice]:

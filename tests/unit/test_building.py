@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from small_run import open_session, save_run
 
+from cynosure.build import build_model
 from cynosure.core.initial import initial_weights
 from cynosure.core.records import CodeSpec, Segment, Shapes
 from cynosure.errors import ConfigError, CynosureError
@@ -79,15 +80,27 @@ def test_an_untrained_prior_does_not_answer(tmp_path: Path) -> None:
         ("prior", 1, [], [], "trained"),
         ("refit", 0, [], [], "trained"),
         ("refit", 5, ["train.prior.steps=0"], [], "untrained"),
-        ("codes", 10, [], ["prior.head.weight"], "trained"),
-        ("codes", 10, [], ["base.code_stem.weight"], "untrained"),
+        ("codes", 10, [], ["prior", "tokenizer"], "trained"),
+        ("codes", 10, [], ["prior", "tokenizer/depth"], "trained"),
+        ("codes", 10, [], ["prior", "tokenizer/quantizer"], "untrained"),
+        ("codes", 10, [], ["prior/encoder", "tokenizer"], "untrained"),
+        ("codes", 10, [], ["base", "tokenizer"], "untrained"),
     ],
 )
 def test_a_model_file_says_whether_its_prior_has_learnt(
     tmp_path: Path, stage: str, step: int, sets: list[str], taken: list[str], prior: str
 ) -> None:
+    """`taken`: parts of another model, each without the parts of a name behind the slash."""
     session = open_session(tmp_path, "train.stages=[codes,prior,refit]", *sets)
-    run: Any = SimpleNamespace(recipe=session.recipe, host=session.host, stage=stage, step=step, taken=frozenset(taken))
+    model = build_model(session.recipe, session.host)
+    names = {
+        name
+        for part, _, without in (each.partition("/") for each in taken)
+        for name in model.state_dict()
+        if name.startswith(f"{part}.") and not (without and f".{without}." in name)
+    }
+    found = {"recipe": session.recipe, "host": session.host, "model": model}
+    run: Any = SimpleNamespace(**found, stage=stage, step=step, taken=frozenset(names))
     assert metadata(run)["prior"] == prior
 
 

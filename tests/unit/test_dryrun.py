@@ -213,6 +213,8 @@ def test_tiny_recipes_are_planned_without_their_data_being_made(host: Host, tmp_
     codes = planned.stages[0]
     assert codes.examples == pytest.approx(10 + 4 + 5), "three micro-batches, one a task"
     assert codes.epochs["panoptic"] == pytest.approx(codes.steps * 10 / 12288)
+    refit = planned.stages[1]
+    assert refit.epochs["panoptic"] == pytest.approx(refit.steps * 10 / 1250), "it sees those whose codes are sampled"
     assert codes.memory is not None and codes.memory["optimizer"] > 0
     assert not (tmp_path / "run").exists() and not (tmp_path / "cache").exists()
 

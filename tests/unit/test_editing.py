@@ -314,6 +314,24 @@ def test_the_command_draws_what_python_draws(run, predictor, file, tmp_path):
     assert read(out / "photo.painting.png").shape == (40, 48, 3)
 
 
+def test_pictures_go_to_the_tasks_that_read_them(run, file, tmp_path):
+    """Without --task: a task that makes pictures of a caption would take the file's name for one."""
+    done = invoke(run, file, "-o", tmp_path / "out")
+    names = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert names == ["photo.colorization.png", "photo.depth.png", "photo.depth_color.png"] and done.exit_code == 0
+
+
+def test_what_was_transparent_stays_so_where_nothing_is_drawn(run, tmp_path):
+    alpha = np.zeros((32, 48), np.uint8)
+    alpha[:, 24:] = 200
+    picture = write_png(tmp_path / "glass.png", np.dstack([photo(), alpha]))
+    invoke(run, picture, "--task", "colorization", "--box", "0,0:6,6", "--expand", "0,0,0,4", "-o", tmp_path / "out")
+    edited = np.asarray(Image.open(tmp_path / "out" / "glass.colorization.png"))
+    assert edited.shape == (36, 48, 4)
+    assert (edited[:6, :6, 3] == 255).all() and (edited[32:, :, 3] == 255).all(), "what is drawn cannot be seen"
+    assert (edited[14:20, :24, 3] == 0).all() and (edited[14:20, 24:, 3] == 200).all()
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -5,6 +5,7 @@ import json
 import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from rich.console import Console
@@ -12,11 +13,20 @@ from small_run import make_model, make_predictor, open_session
 
 from cynosure.cli.evaluate import metric_options
 from cynosure.core.records import Codes, CodeSpec, SampleSettings, Segment
+from cynosure.data.files import write_png
 from cynosure.errors import CynosureError, DataError
 from cynosure.host import load_host
 from cynosure.registry import PluginEntry, load_registry
-from cynosure.run.evaluate import CodeStatistics, codebook_use, evaluate
+from cynosure.run.codestatistics import CodeStatistics, codebook_use
+from cynosure.run.evaluate import evaluate
 from cynosure.run.report import Report, TaskReport
+
+PAINTING = (
+    "model.tokenizer={name: vqgan, channels: 32, multipliers: [1, 2], blocks: 1, attention: [], z_channels: 32,"
+    " quantizer: {name: vq, vocab_size: 16, dim: 4}}",
+    "model.base={name: vqgan, channels: 32, multipliers: [1, 2], blocks: 1, attention: [], z_channels: 4}",
+    "model.prior={name: gpt, dim: 16, depth: 1, heads: 2, mlp_dim: 32}",
+)
 
 
 @pytest.fixture(scope="module")
@@ -78,6 +88,59 @@ def test_a_metric_measures_the_columns_that_it_is_told_to(session, model):
     found = evaluate(model, session, ["colorization"], limit=3, metrics=more).tasks["colorization"].metrics
     assert {column for column, values in found.items() if "ssim" in values} == {"oracle", "baseline"}
     assert {column for column, values in found.items() if "delta_e2000" in values} == set(found)
+
+
+def test_a_metric_is_measured_where_answers_have_what_it_compares(session, model):
+    """Asked of a whole run, a metric of pictures must not end the evaluation at the first task that has none."""
+    found = evaluate(model, session, limit=3, sources=["none"], baseline=False, metrics={"ssim": {}}).tasks
+    assert "ssim" in found["colorization"].metrics["none"] and "ssim" not in found["depth"].metrics["none"]
+    with pytest.raises(CynosureError, match="metric ssim compares what no answer here has"):
+        evaluate(model, session, ["depth"], limit=3, sources=["none"], baseline=False, metrics={"ssim": {}})
+
+
+def test_what_is_asked_of_a_metric_keeps_what_the_task_asked(tmp_path):
+    """Samples of task generation are other pictures than the true one: their PSNR would mean nothing."""
+    session = open_session(tmp_path, "tasks={depth: null, colorization: null, generation: {data: scenes}}", *PAINTING)
+    found = evaluate(make_model(session), session, limit=3, metrics={"psnr": {}}).tasks["generation"].metrics
+    assert {column for column, values in found.items() if "psnr" in values} == {"oracle", "none", "baseline"}
+
+
+def test_the_cost_of_codes_is_theirs_alone_and_the_same_again(tmp_path):
+    """Neither a text's cost nor smoothing is in it, and the mask of `masked` goes by the seed."""
+    prior = "model.prior={name: masked, dim: 16, depth: 1, heads: 2, mlp_dim: 32, label_smoothing: 0.4}"
+    session = open_session(tmp_path, prior)
+    model = make_model(session)
+    nats = [evaluate(model, session, ["depth"], limit=4).tasks["depth"].codes["prior"] for _ in range(2)]
+    assert nats[0] == nats[1]
+    model.prior.config = model.prior.config.model_copy(update={"label_smoothing": 0.0})
+    assert evaluate(model, session, ["depth"], limit=4).tasks["depth"].codes["prior"] == nats[0]
+    real = model.prior.loss
+    model.prior.loss = lambda *arguments: {**real(*arguments), "text": torch.tensor(5.0)}
+    assert evaluate(model, session, ["depth"], limit=4).tasks["depth"].codes["prior"] == nats[0]
+
+
+def test_rows_without_answers_are_compared_with_nothing(tmp_path, caplog):
+    """Zero-DCE learns from dark pictures alone: measured against those, the best answer would be none at all."""
+    for i in range(6):
+        write_png(tmp_path / "dark" / f"{i}.png", np.full((20, 20, 3), 10 * i, np.uint8))
+    session = open_session(
+        tmp_path,
+        f"data={{scenes: null, dark: {{name: images, source: {tmp_path / 'dark'}, columns: {{degraded: image}}}}}}",
+        "tasks={depth: null, colorization: null, enhancement: {data: dark, reference: zero}}",
+        "model.tokenizer=null",
+        "model.prior=null",
+        "model.base={name: zero_dce}",
+    )
+    found = evaluate(make_model(session), session, split="train").tasks["enhancement"]
+    assert found.rows > 0 and not any(found.metrics.values()) and "rows have no answers" in caplog.text
+
+
+def test_the_speed_stands_where_it_was_measured(session, model, report):
+    def column(found):
+        return next(cells for label, cells in found.tasks["depth"].lines() if label == "pictures per second").keys()
+
+    assert list(column(report)) == ["prior"]
+    assert list(column(evaluate(model, session, ["depth"], limit=3, sources=["oracle", "none"]))) == ["none"]
 
 
 @pytest.mark.parametrize("text", ["={}", "ssim=3"])

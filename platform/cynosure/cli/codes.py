@@ -142,7 +142,7 @@ def _steer(
     from cynosure.run.sampling import SEVERAL_TEMPERATURE
 
     first = answer.predictions[0]
-    if sampling.get("temperature") is None:
+    if sampling.get("temperature") is None and predictor.settings().temperature == 0:
         sampling = {**sampling, "temperature": SEVERAL_TEMPERATURE}
     new = next(
         predictor.predict_iter(
@@ -155,6 +155,8 @@ def _steer(
             **sampling,
         )
     )
+    if new.error:
+        raise new.error
     for file in save(new, path):
         typer.echo(file)
     picture = steering_picture(predictor, answer.row, first, new.predictions, known)

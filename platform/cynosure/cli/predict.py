@@ -47,7 +47,9 @@ def predict(
     context: typer.Context,
     run: Annotated[Path, typer.Argument(help="a run's folder, or one of its model files")],
     sources: Annotated[list[str], typer.Argument(help="pictures, folders or globs; texts where the task reads text")],
-    tasks: Annotated[list[str] | None, typer.Option("--task", "-t", help="may be repeated; else all")] = None,
+    tasks: Annotated[
+        list[str] | None, typer.Option("--task", "-t", help="may be repeated; else all that read pictures")
+    ] = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="folder for the answers")] = Path("predictions"),
     codes: Annotated[Codes, typer.Option("--codes", help="where guiding codes come from")] = Codes.prior,
     styles: Annotated[
@@ -101,13 +103,13 @@ def predict(
     predictor = load(run, host=host_of(context), device=device)
     given = parse_styles(styles, predictor.model) if styles else None
     labels = [f"style-{name_of(each)}" for each in given] if given is not None else []
-    names = tasks or list(predictor.tasks)
+    names = tasks or picture_tasks(predictor)
     found, bad = find_sources(predictor, names, sources, "oracle" if chosen else codes.value)
     files = file_names(found)
     read = [*found, str(mask)] if mask else found
     refuse_to_overwrite(read, output, [f"{stem}.{task}" for stem in files for task in names], grid)
     sheet = Sheet() if grid else None
-    progress = use_progress(ConsoleProgress())
+    progress, written = use_progress(ConsoleProgress()), False
     for task in names:
         options: dict[str, Any] = {"samples": samples, "seed": seed, "batch_size": batch_size, **sampling}
         if chosen:
@@ -120,6 +122,7 @@ def predict(
                 if answer.error:
                     bad[str(answer.source)] = str(answer.error)
                 else:
+                    written = True
                     for file in save(answer, output / f"{files[answer.index]}.{task}", labels):
                         typer.echo(file)
                     if sheet:
@@ -127,7 +130,14 @@ def predict(
                 bar.advance(1, Path(str(answer.source)).name)
     if sheet and sheet.rows:
         typer.echo(sheet.save(output / GRID))
-    finish(bad, bool(set(map(str, found)) - set(bad)))
+    finish(bad, written)
+
+
+def picture_tasks(predictor: Predictor) -> list[str]:
+    """The tasks of a run that answer about pictures; those that make them where there are no others."""
+    from cynosure.run.predictor import reads_pictures
+
+    return [name for name, task in predictor.tasks.items() if reads_pictures(task)] or list(predictor.tasks)
 
 
 def find_sources(

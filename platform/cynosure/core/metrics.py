@@ -34,6 +34,9 @@ class Metric(ABC):
     columns: tuple[str, ...] | None = None
     """The columns of a report that the metric has something to say of, by what their codes come from; None: all."""
 
+    compares: tuple[str, ...] = ()
+    """Names of the values of answers that it reads. Asked of a task whose answers have others, it is left out."""
+
     @abstractmethod
     def reset(self) -> None:
         """Forget every picture."""

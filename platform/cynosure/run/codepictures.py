@@ -5,6 +5,7 @@ Shapes: L code length, D depth, K vocabulary, d width of a code vector, H W pixe
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,7 @@ from PIL import Image, ImageDraw, ImageFilter
 from cynosure.core.contracts import Tokenizer
 from cynosure.core.records import CodeSpec, Prediction
 from cynosure.data.augment import luma
-from cynosure.run.codes import CodeReport, all_codes, code_vectors, copies
+from cynosure.run.codes import CodeReport, all_codes, code_vectors, copies, own_vectors
 from cynosure.run.grids import INK, MARGIN, PAPER, SMALL, fit, font, grid, inputs_of, picture_of
 from cynosure.run.predictor import row_picture
 from cynosure.run.steering import Box
@@ -90,21 +91,23 @@ def steering_picture(
             if number
             else "first answer\noutlined: what is kept"
         )
-        answers.append(outlined(picture, spec, kept) if spec.grid else picture)
+        answers.append(outlined(picture, spec, kept) if placed(spec) else picture)
         strength = np.where(changed | (number == 0), TINT, TINT / 4)
         mosaic_of = mosaic(ground, spec, code_colors(tokenizer, answer.codes), labels(answer.codes), strength)
-        codes.append(outlined(mosaic_of, spec, kept) if spec.grid else mosaic_of)
+        codes.append(outlined(mosaic_of, spec, kept) if placed(spec) else mosaic_of)
     return grid([answers, codes], headers, ["answer", "codes"], cell=PANEL)
 
 
 def code_colors(tokenizer: Tokenizer, ids: np.ndarray) -> np.ndarray:
-    """Colours uint8 [L, 3] of codes [L, D]: the nearer two code vectors, the more alike.
+    """Colours uint8 [L, 3] of codes [L, D]: the nearer two code vectors, the more alike; or two ids, where codes share
+    their vectors.
 
     The three principal components of the codebook span lightness and hue (CIELAB), so a model always has the same
     colours. Needs no more than the tokenizer's `vectors`.
     """
-    from skimage.color import lab2rgb
-
+    if not own_vectors(tokenizer):
+        turn = 1.7 * np.pi * (ids / tokenizer.spec.limits().numpy().clip(2)).mean(axis=1)
+        return _rgb(np.zeros(len(ids)), np.cos(turn), np.sin(turn))
     codebook = code_vectors(tokenizer, all_codes(tokenizer.spec)).reshape(-1, tokenizer.code_dim)
     mean = codebook.mean(axis=0)
     _, spread, axes = np.linalg.svd(codebook - mean, full_matrices=False)
@@ -112,23 +115,36 @@ def code_colors(tokenizer: Tokenizer, ids: np.ndarray) -> np.ndarray:
     axes = axes * np.sign(axes[np.arange(len(axes)), np.abs(axes).argmax(axis=1)])[:, None]  # else either end is green
     parts = (code_vectors(tokenizer, ids[None])[0] - mean) @ axes.T / deviation.clip(1e-12)
     a, b, light = np.pad(np.tanh(parts / 1.5), ((0, 0), (0, 3 - parts.shape[1]))).T
+    return _rgb(light, a, b)
+
+
+def _rgb(light: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Three shares in [-1, 1] of CIELAB, each [L] -> uint8 [L, 3]."""
+    from skimage.color import lab2rgb
+
     lab = np.stack([62 + 22 * light, 70 * a, 70 * b], axis=-1)
     colors: np.ndarray = np.rint(lab2rgb(lab[None])[0] * 255).astype(np.uint8)
     return colors
 
 
 def cells(spec: CodeSpec, size: tuple[int, int]) -> list[tuple[int, Box]]:
-    """(position, box) of the codes that stand on a picture of `size` (H, W); a strip where the code has no grid."""
+    """(position, box) of the codes that stand on a picture of `size` (H, W); a strip where they have no place."""
     rows, columns = _arrangement(spec)
-    first = spec.length - rows * columns if spec.grid else 0
+    first = spec.length - rows * columns if placed(spec) else 0
     down, across = (np.rint(np.linspace(0, n, m + 1)).astype(int) for n, m in zip(size, (rows, columns), strict=True))
     places = [(i, *divmod(i - first, columns)) for i in range(first, spec.length)]
     return [(i, (int(across[c]), int(down[r]), int(across[c + 1]), int(down[r + 1]))) for i, r, c in places]
 
 
+def placed(spec: CodeSpec) -> bool:
+    """Whether most codes have a place on the picture: of several scales the finest have, of several numbers for each
+    place no one has it alone."""
+    return spec.grid is not None and 2 * math.prod(spec.grid) > spec.length
+
+
 def _arrangement(spec: CodeSpec) -> tuple[int, int]:
     columns = min(STRIP, spec.length)
-    return spec.grid or (-(-spec.length // columns), columns)
+    return spec.grid if spec.grid and placed(spec) else (-(-spec.length // columns), columns)
 
 
 def mosaic(
@@ -140,7 +156,7 @@ def mosaic(
 ) -> np.ndarray:
     """Cells in `colors` [L, 3] over the grey picture uint8 [H, W, 3], with `texts` where they fit: uint8 [H, W, 3]."""
     rows, columns = _arrangement(spec)
-    if spec.grid is None:  # codes of no place: cells of their own instead of a picture
+    if not placed(spec):  # codes of no place: cells of their own instead of a picture
         side = PANEL // columns
         ground = np.full((side * rows, side * columns, 3), 255, dtype=np.uint8)
     shares = np.broadcast_to(strength, len(colors))
@@ -213,7 +229,7 @@ def heat_sheet(ground: np.ndarray, report: CodeReport) -> np.ndarray:
         change = Image.fromarray(report.changes[i] / scale).resize((width, height), Image.Resampling.BILINEAR)
         heat = np.clip(np.asarray(change), 0, 1)[..., None]
         tile = Image.fromarray(np.rint(dim + (heat_colors(heat[..., 0]) - dim) * heat**0.5).astype(np.uint8))
-        if spec.grid and min(box[2] - box[0], box[3] - box[1]) >= FRAMED:
+        if placed(spec) and min(box[2] - box[0], box[3] - box[1]) >= FRAMED:
             ImageDraw.Draw(tile).rectangle((box[0], box[1], box[2] - 1, box[3] - 1), outline=(255, 255, 255))
         r, c = divmod(i - first, columns)
         sheet.paste(tile, (c * (width + gap), r * (height + gap)))

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 DRAWS = 32
 """Fresh answers of the prior that tell how sure it is."""
+OTHERS = 4
+"""Codes that take the place of one which has no vector of its own to drop."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,7 @@ class CodeReport:
     """The codes of one answer, `ids` int64 [L, D], and what they do.
 
     `changes` float32 [L, H, W]: what dropping one code changes in the raw output, mean absolute difference over its
-    channels; `certainty` float [L]: how sure the prior was (see `certainty`), None without a prior.
+    channels (see `occlusion`); `certainty` float [L]: how sure the prior was (see `certainty`), None without a prior.
     """
 
     ids: np.ndarray
@@ -107,25 +109,51 @@ def occlusion(
 ) -> np.ndarray:
     """How the raw output changes when one code is dropped, float32 [L, H, W]: mean over channels of |difference|.
 
-    A dropped code is the zero vector, which code dropout teaches the base (UViM, section 2.3). All L are computed,
-    `batch_size` (the recipe's) at a time. Raises CynosureError for codes that do not fit or leave a position free.
+    A dropped code is the zero vector, which code dropout teaches the base (UViM, section 2.3). Where codes share their
+    vectors, as those of several scales or of several numbers a vector do, others take its place one by one instead, and
+    the mean change counts. All L are computed, `batch_size` (the recipe's) at a time. Raises CynosureError for codes
+    that do not fit or leave a position free.
     """
     model, learnt = predictor.model, predictor.task(task)
     spec, device = spec_of(model), predictor.device
     ids = check_codes(codes, spec)
     if (ids < 0).any():
         raise CynosureError("every position needs a code here: predict first, and take the codes of the prediction")
-    assert model.tokenizer is not None
-    vectors = model.tokenizer.vectors(Codes(torch.from_numpy(ids)[None].to(device), spec))
+    tokenizer = model.tokenizer
+    assert tokenizer is not None
+    codes = torch.from_numpy(ids).to(device)
+    vectors = tokenizer.vectors(Codes(codes[None], spec))
     row = _row(learnt, source)
     whole = model.base(copies(learnt, row, 1).to(device).inputs, vectors, learnt.name).float()
+    times = 1 if own_vectors(tokenizer) else OTHERS
     changes = []
-    for dropped in torch.arange(spec.length, device=device).split(batch_size or predictor.recipe.eval.batch_size):
-        kept = torch.arange(spec.length, device=device) != dropped[:, None]
-        batch = copies(learnt, row, len(dropped)).to(device)
-        outputs = model.base(batch.inputs, vectors * kept[..., None], learnt.name).float()
+    for numbers in torch.arange(spec.length * times, device=device).split(
+        batch_size or predictor.recipe.eval.batch_size
+    ):
+        batch = copies(learnt, row, len(numbers)).to(device)
+        if own_vectors(tokenizer):
+            without = vectors * (torch.arange(spec.length, device=device) != numbers[:, None])[..., None]
+        else:
+            without = tokenizer.vectors(Codes(_replaced(codes, spec, numbers), spec))
+        outputs = model.base(batch.inputs, without, learnt.name).float()
         changes.append((outputs - whole).abs().mean(dim=1).cpu())
-    return torch.cat(changes).numpy()
+    return torch.cat(changes).unflatten(0, (spec.length, times)).mean(1).numpy()
+
+
+def own_vectors(tokenizer: Tokenizer) -> bool:
+    """Whether every code has a vector of its own."""
+    return tokenizer.code_positions == tokenizer.spec.length
+
+
+def _replaced(codes: torch.Tensor, spec: CodeSpec, numbers: torch.Tensor) -> torch.Tensor:
+    """Codes [L, D] -> [B, L, D]: for every number p * OTHERS + i the code at p is the i-th of others that lie evenly
+    between its id and itself again."""
+    positions, turn = numbers // OTHERS, numbers % OTHERS + 1
+    sizes = spec.limits().to(codes.device)[positions]
+    step = (sizes * turn[:, None]) // (OTHERS + 1)
+    replaced = codes.repeat(len(numbers), 1, 1)
+    replaced[torch.arange(len(numbers)), positions] = (codes[positions] + step.clamp_min(1)) % sizes
+    return replaced
 
 
 @torch.inference_mode()
@@ -141,18 +169,24 @@ def certainty(
     """How sure the prior is of the codes `ids` [L, D] for a row, by `draws` fresh answers at temperature 1: float [L].
 
     1 where all of them have this code; 0 where they are no nearer to it, in squared distance of code vectors, than the
-    codebook is on average. Ids alone would not do: many codebooks hold several codewords for the same thing.
+    codebook is on average. Ids alone would not do: many codebooks hold several codewords for the same thing. Where
+    codes share their vectors ids must do: the share of answers that have this one.
     """
     tokenizer = predictor.model.tokenizer
     assert tokenizer is not None
     total = np.zeros(len(ids))
+    alone = own_vectors(tokenizer)
     own = code_vectors(tokenizer, ids[None])
     for numbers in torch.arange(draws).split(batch_size or predictor.recipe.eval.batch_size):
         batch = copies(task, row, len(numbers)).to(predictor.device)
         seeds = row_seeds(seed, batch.keys, numbers.to(predictor.device))
         codes = predictor.model.codes(batch, "prior", SampleSettings(temperature=1.0), seeds)
         assert codes is not None
-        total += _square(code_vectors(tokenizer, codes.ids.cpu().numpy()) - own).sum(axis=0)
+        drawn = codes.ids.cpu().numpy()
+        other = _square(code_vectors(tokenizer, drawn) - own) if alone else (drawn != ids).mean(axis=2)
+        total += other.sum(axis=0)
+    if not alone:
+        return 1 - total / draws
     codebook = code_vectors(tokenizer, all_codes(tokenizer.spec)).reshape(-1, 1, tokenizer.code_dim)
     average = np.stack([_square(codebook - vector).mean() for vector in own[0]])
     return 1 - np.minimum(total / draws / average.clip(np.finfo(np.float64).tiny), 1)

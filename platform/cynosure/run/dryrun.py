@@ -190,13 +190,13 @@ class _Planner:
         costs = self._costs(shadow, stage)
         tasks = stage_tasks(recipe, stage)
         sizes = {task: recipe.tasks[task].batch_size for task in tasks}
-        shares = self._shares(sizes)
+        shares = self._shares(stage, sizes)
         learning = sum(p.numel() for p in model.parameters() if p.requires_grad)
         last = settings.steps - 1
         points = sorted({p for p in (0, settings.warmup, (settings.warmup + last) // 2, last) if 0 <= p <= last})
         schedule = (settings.steps, settings.lr, settings.warmup, settings.final_lr)
         drawn = {task: settings.steps * accumulate * self.processes * shares[task] * sizes[task] for task in tasks}
-        rows = {task: self.rows[recipe.tasks[task].data] for task in tasks}
+        rows = self._rows(stage)
         return StagePlan(
             stage=stage,
             learning=learning,
@@ -213,13 +213,20 @@ class _Planner:
             checkpointing=recipe.train.checkpointing,
         )
 
-    def _shares(self, sizes: Mapping[str, int]) -> dict[str, float]:
-        """How often each task's micro-batches come."""
+    def _rows(self, stage: Stage) -> dict[str, int | None]:
+        """How many rows a stage sees of each task: in `refit` those whose codes are sampled."""
         recipe = self.recipe
+        rows = {task: self.rows[recipe.tasks[task].data] for task in stage_tasks(recipe, stage)}
+        most = recipe.train.refit.examples
+        return {task: count and min(count, most) for task, count in rows.items()} if stage == "refit" else rows
+
+    def _shares(self, stage: Stage, sizes: Mapping[str, int]) -> dict[str, float]:
+        """How often each task's micro-batches come."""
+        recipe, known = self.recipe, self._rows(stage)
         weights = {task: recipe.tasks[task].weight for task in sizes}
-        rows = {task: self.rows[recipe.tasks[task].data] or 1 for task in sizes}
+        rows = {task: known[task] or 1 for task in sizes}
         by = recipe.mixing.by
-        if by != "weight" and not all(self.rows[recipe.tasks[task].data] for task in sizes):
+        if by != "weight" and not all(known.values()):
             self.notes.append(f"mixing.by: {by} counts rows, which are not known here; the plan mixes by weight")
             by = "weight"
         return Mixture(mixture_weights(weights, rows, sizes, by, recipe.mixing.temperature)).shares

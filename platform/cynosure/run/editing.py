@@ -8,7 +8,7 @@ Shapes: L code length, D depth, H W pixels.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
@@ -71,6 +71,14 @@ class Selection:
             raise CynosureError(f"there is nothing to draw anew: give a mask with some {black}, a box, or expand")
         return Canvas(np.pad(image, (*border, (0, 0)), mode="edge"), chosen)
 
+    def opaque(self, alpha: np.ndarray, share: np.ndarray, part: tuple[slice, slice]) -> np.ndarray:
+        """The alpha uint8 [H, W] of the picture, as the canvas has it, and opaque as far as its `part` is drawn anew:
+        by `share` in [0, 1]."""
+        left, top, right, bottom = self.expand
+        whole = np.pad(alpha, ((top, bottom), (left, right)), constant_values=255)
+        whole[part] = np.maximum(whole[part], np.rint(255 * share).astype(np.uint8))
+        return whole
+
 
 @dataclass(frozen=True)
 class Canvas:
@@ -129,7 +137,8 @@ def edit(
     """
     learnt, spec = predictor.task(task), spec_of(predictor.model)
     grid = _editable(spec)
-    canvas = selection.on(load_picture(picture).image)
+    loaded = load_picture(picture)
+    canvas = selection.on(loaded.image)
     part = window(canvas.chosen, learnt.image_size)
     shown = resize_image(canvas.image, learnt.image_size) if part is None else canvas.image[part]
     part = part or (slice(None), slice(None))
@@ -141,12 +150,13 @@ def edit(
         [row], learnt.name, samples=samples, seed=seed, codes=codes, batch_size=batch_size, **sampling
     )
     share = soft_edge(touched_cells(chosen, grid), chosen.shape)[..., None]
+    meta = {} if loaded.alpha is None else {"alpha": selection.opaque(loaded.alpha, share[..., 0], part)}
     edited = []
     for prediction in next(answers).predictions:
         whole, old = canvas.image.copy(), canvas.image[part]
         new = resize_image(prediction.values[ANSWER], chosen.shape)
         whole[part] = np.rint(share * new + (1 - share) * old).astype(np.uint8)
-        edited.append(prediction.with_values({ANSWER: whole}))
+        edited.append(replace(prediction, values={ANSWER: whole}, meta={**prediction.meta, **meta}))
     return Edit(canvas, edited)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,11 +19,11 @@ import torch
 from cynosure.core.contracts import Protocol, Task
 from cynosure.core.guided import CODE_SOURCES, CodeSource, GuidedModel
 from cynosure.core.metrics import gathered
-from cynosure.core.records import Batch, Codes, CodeSpec, Prediction, SampleSettings
-from cynosure.core.usage import codebook_report, perplexity, used
+from cynosure.core.records import Batch, Codes, Prediction, SampleSettings
 from cynosure.data.loading import batches_with_rows
 from cynosure.errors import CynosureError, DataError, unknown
 from cynosure.progress import Progress
+from cynosure.run.codestatistics import CodeStatistics, codebook_use, total
 from cynosure.run.protocols import protocols_of
 from cynosure.run.report import Report, TaskReport
 from cynosure.run.sampling import sample_settings
@@ -85,7 +85,7 @@ def evaluate(
     prescribed = next(iter(protocols.values())).sampling if protocols else {}
     settings = sample_settings(session.recipe, settings, prescribed)
     progress = progress or Progress()
-    reports, statistics = {}, []
+    reports, statistics, lost = {}, [], []
     for name in protocols or tasks or guided.tasks:
         task, rows, rules = guided.tasks[name], session.rows(name, split), protocols.get(name)
         folder = None if save is None else save / name if len(protocols) > 1 else save
@@ -100,7 +100,10 @@ def evaluate(
         reports[name] = measurement.report()
         measurement.finish_saving(rank)
         statistics += [measurement.codes] if measurement.codes else []
+        lost.append(measurement.lost)
         session.host.evaluated(run or model, task, reports[name].metrics, measurement.samples)
+    if nowhere := [metric for metric in metrics or {} if all(metric in each for each in lost)]:
+        raise CynosureError(f"metric {', '.join(nowhere)} compares what no answer here has: choose another --metric")
     codebook = codebook_use(statistics, next(guided.parameters()).device)
     sampled = {k: v for k, v in asdict(settings).items() if k != "known"}
     described = next(({"name": _name(protocol), **each.config.model_dump()} for each in protocols.values()), None)
@@ -109,20 +112,6 @@ def evaluate(
 
 def _name(protocol: Mapping[str, Any] | str | None) -> Any:
     return protocol["name"] if isinstance(protocol, Mapping) else protocol
-
-
-def codebook_use(statistics: Sequence[CodeStatistics], device: torch.device) -> dict[str, dict[str, float]]:
-    """How the tasks together use the codebook that they share, by source of the codes."""
-    found: dict[str, dict[str, float]] = {}
-    for source in {source: None for each in statistics for source in each.counts}:
-        for i, segment in enumerate(statistics[0].spec.segments):
-            counts = torch.stack([each.counts[source][i] for each in statistics if source in each.counts]).sum(0)
-            counts = torch.tensor(total(counts.tolist(), device, statistics[0].world))
-            if counts.sum() == 0:
-                continue
-            suffix = f"/{segment.name}" if len(statistics[0].spec.segments) > 1 else ""
-            found.setdefault(source, {}).update({f"{k}{suffix}": v for k, v in codebook_report(counts).items()})
-    return found
 
 
 def during_training(run: Run) -> dict[str, float]:
@@ -195,20 +184,26 @@ class _Measurement:
         self.sources = available(model, sources)
         self.main = "prior" if "prior" in self.sources else self.sources[-1]
         self.device = next(model.parameters()).device
-        self.metrics: dict[str, list[Any]] = {source: self._metrics(source) for source in self.sources}
+        self.metrics: dict[str, dict[str, Any]] = {source: self._metrics(source) for source in self.sources}
+        self.lost: set[str] = set()  # metrics of values that the answers do not have
         self.codes: CodeStatistics | None = None
         if model.tokenizer is not None:
             self.codes = CodeStatistics(model.tokenizer.spec, world, ["prior"] if "prior" in self.sources else [])
-        self.rows, self.seconds = 0, 0.0
+        self.rows, self.unknown, self.seconds = 0, 0, 0.0
         self.samples: list[Prediction] = []
         self.saved: list[tuple[int, Any]] = []
         self._baseline: Callable[[Batch], list[Prediction]] | None = None
 
-    def _metrics(self, column: str) -> list[Any]:
+    def _metrics(self, column: str) -> dict[str, Any]:
         components = self.session.host.components
-        wanted = {**(self.protocol or self.task).metrics(), **self.more}
-        built = [components.build("metric", {"name": name, **options}) for name, options in wanted.items()]
-        return [each.to(self.device) for each in built if column in (getattr(each, "columns", None) or (column,))]
+        wanted = dict((self.protocol or self.task).metrics())
+        wanted |= {name: {**wanted.get(name, {}), **options} for name, options in self.more.items()}
+        built = {name: components.build("metric", {"name": name, **options}) for name, options in wanted.items()}
+        return {
+            name: metric.to(self.device)
+            for name, metric in built.items()
+            if column in (getattr(metric, "columns", None) or (column,))
+        }
 
     def batches(
         self, rows: Any, split: str, batch_size: int, limit: int | None, rank: int = 0, world: int | None = None
@@ -238,7 +233,7 @@ class _Measurement:
     @torch.no_grad()
     def add(self, batch: Batch, rows: Sequence[Mapping[str, Any]]) -> None:
         """Measure a batch; `rows` are the dataset's."""
-        truth = self.task.truth(batch) if self.protocol is None else [self.protocol.truth(row) for row in rows]
+        truth = self._truth(batch, rows)
         oracle = self.model.encode(batch) if self.codes is not None else None
         drawn = {"oracle": oracle}
         for source in self.sources:
@@ -250,14 +245,25 @@ class _Measurement:
                 self.seconds += self._clock() - start
                 self.samples += predictions[: SAMPLES - len(self.samples)]
             answers = self._answers(predictions, rows)
-            self._update(source, answers, truth)
+            self._compare(source, answers, truth)
             if source == self.main:
                 self._save(answers, rows, batch.keys.tolist())
         if self._baseline is not None:
-            self._update("baseline", self._answers(self._baseline(batch), rows), truth)
+            self._compare("baseline", self._answers(self._baseline(batch), rows), truth)
         if self.codes is not None and oracle is not None:
             self.codes.add(oracle, drawn.get("prior"), self._nats(batch, oracle))
         self.rows += len(batch)
+
+    def _truth(self, batch: Batch, rows: Sequence[Mapping[str, Any]]) -> list[Prediction]:
+        """The true answers of a batch; none where the data has none, as for tasks that learn from pictures alone."""
+        if self.protocol is not None:
+            return [self.protocol.truth(row) for row in rows]
+        if batch.targets:
+            return self.task.truth(batch)
+        if not self.unknown:
+            log.warning("task %s: the rows have no answers, so that nothing is compared with them", self.task.name)
+        self.unknown += len(batch)
+        return []
 
     def _answers(self, predictions: list[Prediction], rows: Sequence[Mapping[str, Any]]) -> list[Prediction]:
         if self.protocol is None:
@@ -277,14 +283,22 @@ class _Measurement:
                 self.protocol.index([record for _, record in saved], self.folder)
 
     def _nats(self, batch: Batch, oracle: Codes) -> float:
-        """What the oracle's codes cost the prior, in nats per code."""
+        """What the oracle's codes cost the prior, in nats per code; equal for equal seeds where it is drawn."""
         if self.model.prior is None or "prior" not in self.sources:
             return 0.0
-        return float(sum(self.model.prior.loss(batch.inputs, oracle, batch.task).values()))
+        with torch.random.fork_rng([] if self.device.type == "cpu" else [self.device], device_type=self.device.type):
+            torch.manual_seed(int(row_seeds(self.seed, batch.keys[:1])[0]))
+            losses = self.model.prior.loss(batch.inputs, oracle, batch.task)
+            return float(losses["nll"] if "nll" in losses else sum(losses.values()))
 
-    def _update(self, source: str, predictions: list[Prediction], truth: list[Prediction]) -> None:
-        for metric in self.metrics[source]:
-            metric.update(predictions, truth)
+    def _compare(self, source: str, predictions: list[Prediction], truth: list[Prediction]) -> None:
+        if not truth:
+            return
+        for name, metric in self.metrics[source].items():
+            if set(getattr(metric, "compares", ())) <= truth[0].values.keys():
+                metric.update(predictions, truth)
+            else:
+                self.lost.add(name)
 
     def _clock(self) -> float:
         if self.device.type == "cuda":
@@ -295,75 +309,14 @@ class _Measurement:
         rows, speed = total([self.rows, self.rows / max(self.seconds, 1e-9)], self.device, self.world)
         if rows == 0:
             raise DataError(f"task {self.task.name}: there is no row to evaluate; check the split and --limit.")
-        values = {source: _values(metrics) for source, metrics in self.metrics.items()}
+        (unknown,) = total([self.unknown], self.device, self.world)
+        self.lost = set(self.metrics[self.main]) if unknown == rows else set().union(*gathered(self.lost))
+        values = {source: _values(metrics, self.lost) for source, metrics in self.metrics.items()}
         codes = {} if self.codes is None else self.codes.report(self.device)
-        return TaskReport(int(rows), values, codes, speed)
+        return TaskReport(int(rows), values, codes, speed, self.main)
 
 
-def _values(metrics: Sequence[Any]) -> dict[str, float]:
-    return {name: float(value) for metric in metrics for name, value in metric.compute().items()}
-
-
-class CodeStatistics:
-    """How the codebook is used by the oracle and, where it is among `others`, by the prior, and how the two compare.
-
-    Sources are known from the start: a rank that gets no row must take part in every sum over ranks.
-    """
-
-    def __init__(self, spec: CodeSpec, world: int, others: Iterable[str] = ("prior",)) -> None:
-        self.spec, self.world = spec, world
-        self.counts = {
-            source: [torch.zeros(s.vocab_size, dtype=torch.long) for s in spec.segments]
-            for source in ("oracle", *others)
-        }
-        self.seen: dict[str, set[bytes]] = {source: set() for source in self.counts}
-        self.rows = self.nats = self.same = 0.0
-
-    def add(self, oracle: Codes, prior: Codes | None, nats: float) -> None:
-        """One batch: what the oracle wrote, what the prior drew, the cost of the oracle's codes in nats per code."""
-        rows = len(oracle.ids)
-        self._count("oracle", oracle.ids.cpu())
-        if prior is not None:
-            self._count("prior", prior.ids.cpu())
-            self.same += float((prior.ids == oracle.ids).float().mean()) * rows
-            self.nats += nats * rows
-        self.rows += rows
-
-    def _count(self, source: str, ids: torch.Tensor) -> None:
-        start = 0
-        for segment, counts in zip(self.spec.segments, self.counts[source], strict=True):
-            part = ids[:, start : start + segment.length, : segment.depth]
-            counts += torch.bincount(part.flatten(), minlength=segment.vocab_size)
-            start += segment.length
-        self.seen[source].update(row.numpy().tobytes() for row in ids)
-
-    def report(self, device: torch.device) -> dict[str, dict[str, float]]:
-        rows, nats, same = total([self.rows, self.nats, self.same], device, self.world)
-        if rows == 0:
-            return {}
-        found = {source: self._usage(source, rows, device) for source in self.counts}
-        if "prior" in found:
-            found["prior"] |= {"agreement": same / rows, "nats per code": nats / rows}
-        return found
-
-    def _usage(self, source: str, rows: float, device: torch.device) -> dict[str, float]:
-        values: dict[str, float] = {}
-        for segment, seen in zip(self.spec.segments, self.counts[source], strict=True):
-            counts = torch.tensor(total(seen.tolist(), device, self.world))
-            suffix = f"/{segment.name}" if len(self.spec.segments) > 1 else ""
-            values |= {f"used{suffix}": used(counts), f"perplexity{suffix}": perplexity(counts)}
-        return {**values, "distinct": len(union(self.seen[source], self.world)) / rows}
-
-
-def total(values: Sequence[float], device: torch.device, world: int) -> list[float]:
-    """Sums over all processes."""
-    if world == 1:
-        return list(values)
-    tensor = torch.tensor(values, dtype=torch.float64, device=device)
-    torch.distributed.all_reduce(tensor)
-    return tensor.tolist()
-
-
-def union(values: set[bytes], world: int) -> set[bytes]:
-    """What any process has."""
-    return values if world == 1 else set().union(*gathered(values))
+def _values(metrics: Mapping[str, Any], lost: Collection[str]) -> dict[str, float]:
+    """What every metric says; all are asked, since processes wait for each other there, and those `lost` left out."""
+    found = {name: metric.compute() for name, metric in metrics.items()}
+    return {k: float(v) for name, values in found.items() if name not in lost for k, v in values.items()}

@@ -55,10 +55,16 @@ def metadata(run: Run) -> dict[str, str]:
 
 
 def _has_trained_prior(run: Run) -> bool:
-    """Whether the prior has learnt anything yet, here or in the run that this one began with."""
+    """Whether the prior has learnt anything yet, here or in the run that this one began with: with all that its tasks
+    share of prior and tokenizer, for a part of a prior writes codes at random."""
     stages = run.recipe.train.stages
     learns = "prior" in stages and run.recipe.train.prior.steps > 0 and stages.index("prior") <= stages.index(run.stage)
-    taken = any(name.startswith("prior.") for name in run.taken)
+    shared = [
+        name
+        for name in run.model.state_dict()
+        if name.startswith(("prior.", "tokenizer.")) and not set(name.split(".")) & run.recipe.tasks.keys()
+    ]
+    taken = any(name.startswith("prior.") for name in shared) and run.taken.issuperset(shared)
     return taken or (learns and (run.stage, run.step) != ("prior", 0))
 
 

@@ -31,16 +31,17 @@ PICTURES = ("image", "degraded")
 def find_columns(available: Iterable[str], chosen: Mapping[str, str]) -> dict[str, str]:
     """Field -> source column, possibly dotted ('json.caption'); raises DataError for one that does not exist."""
     available = list(available)
+    free = [name for name in available if name not in chosen.values()]
     columns = {}
     for field, usual in USUAL.items():
-        column = chosen.get(field) or next((name for name in usual if name in available), None)
+        column = chosen.get(field) or next((name for name in usual if name in free), None)
         if column is None:
             continue
         if column.split(".")[0] not in available:
             hint = did_you_mean(column, available) or "."
             raise DataError(f"the source has no column '{column}' for {field}{hint} It has {', '.join(available)}")
         columns[field] = column
-    if "image" not in columns:
+    if not columns.keys() & set(PICTURES):
         raise DataError(f"which column holds the pictures? Set `columns.image` to one of {', '.join(available)}")
     return columns
 
@@ -72,13 +73,16 @@ class Reader:
 
     def identity(self, raw: Mapping[str, Any]) -> bytes:
         """What makes a row itself, wherever it lies: the encoded picture, or the end of its path."""
-        value = _pick(raw, self.columns["image"])
+        value = self._picture(raw)
         if isinstance(value, Mapping):
             return value.get("bytes") or "/".join(Path(str(value.get("path"))).parts[-2:]).encode()
         return np.ascontiguousarray(value).tobytes()
 
+    def _picture(self, raw: Mapping[str, Any]) -> Any:
+        return _pick(raw, next(self.columns[field] for field in PICTURES if field in self.columns))
+
     def _name(self, raw: Mapping[str, Any], position: int) -> str:
-        value = _pick(raw, self.columns["image"])
+        value = self._picture(raw)
         path = value.get("path") if isinstance(value, Mapping) else None
         return str(path) if path else f"row {position}"
 

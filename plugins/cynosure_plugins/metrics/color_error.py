@@ -39,6 +39,8 @@ class ColorError(MeanMetric):
     class Config(PartConfig):
         pass
 
+    compares = ("rgb",)
+
     def __init__(self, config: Config) -> None:
         super().__init__("psnr", "chroma", "chroma_truth", "chroma_error")
 

@@ -39,6 +39,8 @@ class DepthError(MeanMetric):
         min_depth: float = Field(0.001, gt=0, description="metres")
         max_depth: float = Field(10.0, gt=0, description="metres")
 
+    compares = ("depth",)
+
     def __init__(self, config: Config) -> None:
         self.range = (config.min_depth, config.max_depth)
         super().__init__(*NAMES)

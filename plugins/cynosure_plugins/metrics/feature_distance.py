@@ -48,7 +48,7 @@ class FeatureDistance(Metric):
     def __init__(self, config: Config) -> None:
         if not config.network:
             raise CynosureError(f"by which features are pictures compared? Set `network` to a local file: {FORMS}")
-        self.config = config
+        self.config, self.compares = config, (config.value,)
         self.network = load_network(config.network, config.model, config.trust_code)
         self.reset()
 

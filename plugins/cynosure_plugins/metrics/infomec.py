@@ -174,6 +174,7 @@ class InfoMECMetric(Metric):
 
     TESTING: ClassVar = {"needs": "codes and the factors behind the pictures"}
     columns = ("oracle",)
+    compares = ("factors",)
 
     def __init__(self, config: Config) -> None:
         self.config = config

@@ -29,6 +29,7 @@ class LabelAccuracy(Metric):
         weights: str = Field("", description="a local file that benchmarks/cifar10_classifier.py wrote")
 
     TESTING: ClassVar = {"needs": "the file of a classifier"}
+    compares = ("rgb",)
 
     def __init__(self, config: Config) -> None:
         if not config.weights:

@@ -33,6 +33,8 @@ class PanopticQuality(SumMetric):
         classes: tuple[tuple[str, bool], ...] = Field(description="(name, is a thing) of class ids 1, 2, ...")
         merge_stuff: bool = Field(True, description="whether a class of stuff is one segment whatever its numbers")
 
+    compares = ("class", "instance")
+
     def __init__(self, config: Config) -> None:
         self.names = [name for name, _ in config.classes]
         self.is_thing = np.array([False, *(thing for _, thing in config.classes)])

@@ -23,6 +23,8 @@ class PictureMetric(MeanMetric):
             " than the true one leave `prior` and `random` out",
         )
 
+    compares = ("rgb",)
+
     def __init__(self, config: Config, name: str) -> None:
         super().__init__(name)
         self.columns = config.columns

@@ -35,6 +35,7 @@ class SceneMatch(Metric):
         pass
 
     TESTING: ClassVar = {"needs": "pictures of the scenes that captions describe"}
+    compares = ("rgb",)
 
     def __init__(self, config: Config) -> None:
         self._scorer = load_scorer()

@@ -78,7 +78,7 @@ class Autoregressive(Prior):
     def loss(self, inputs: Mapping[str, Any], codes: Codes, task: str) -> dict[str, torch.Tensor]:
         tokens = codes.ids.flatten(1) + self.first
         logits = self.logits(inputs, tokens, task)
-        smoothing = self.config.label_smoothing
+        smoothing = self.config.label_smoothing if self.training else 0.0
         return {"nll": F.cross_entropy(logits.flatten(0, 1).float(), tokens.flatten(), label_smoothing=smoothing)}
 
     def logits(self, inputs: Mapping[str, Any], tokens: torch.Tensor, task: str) -> torch.Tensor:

@@ -112,7 +112,8 @@ class Masked(Prior):
         logits = self.predict(prefix, ids.masked_fill(masked, MASK))
         if self.outside is not None:
             logits = logits.masked_fill(self.outside, -torch.inf)
-        return {"nll": masked_cross_entropy(logits, ids, masked, self.config.label_smoothing)}
+        smoothing = self.config.label_smoothing if self.training else 0.0
+        return {"nll": masked_cross_entropy(logits, ids, masked, smoothing)}
 
     def predict(self, prefix: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
         """Logits [B, L*D, V] of all tokens, even of those that are no code there.

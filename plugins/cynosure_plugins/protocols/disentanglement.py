@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
+import numpy as np
+
 from cynosure import hookimpl
 from cynosure.core.contracts import PartConfig, Protocol
 from cynosure.core.records import Prediction
+from cynosure.data.augment import to_pixels
 
 
 class Disentanglement(Protocol):
@@ -27,10 +30,12 @@ class Disentanglement(Protocol):
         return prediction
 
     def truth(self, row: Mapping[str, Any]) -> Prediction:
-        return Prediction(self.task, {"rgb": row["image"], "factors": row["factors"]})
+        """The picture as the model sees it, and its factors."""
+        seen = self.task.prepare(row, np.random.default_rng(0), False).targets["rgb"]
+        return Prediction(self.task, {"rgb": to_pixels(seen), "factors": row["factors"]})
 
     def metrics(self) -> Mapping[str, Mapping[str, Any]]:
-        return {"infomec": {}, "psnr": {}}
+        return {"infomec": {}, "psnr": self.task.metrics()["psnr"]}
 
 
 @hookimpl
