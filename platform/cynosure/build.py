@@ -84,8 +84,7 @@ def _build(recipe: Recipe, host: Host) -> GuidedModel:
     except ValueError as error:
         raise ConfigError([Problem("", "model", str(error))]) from error
     weights = {key: task.loss_weight for key, task in recipe.tasks.items()}
-    taught = {key: task.prior_weight for key, task in recipe.tasks.items()}
-    return GuidedModel(tasks, shapes, base, tokenizer, prior, model.code_dropout, weights, taught, criteria)
+    return GuidedModel(tasks, shapes, base, tokenizer, prior, model.code_dropout, weights, criteria)
 
 
 def _check_sampling(recipe: Recipe, prior: Prior, shapes: Shapes) -> None:

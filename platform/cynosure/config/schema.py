@@ -96,7 +96,6 @@ class TaskUse(BaseModel):
     )
     batch_size: Size = Field(8, description="examples per micro-batch")
     loss_weight: Positive = Field(1.0, description="factor on the task's loss")
-    prior_weight: Positive = Field(1.0, description="factor on what its codes cost the prior, in stage prior")
 
     @property
     def options(self) -> dict[str, Any]:

@@ -34,7 +34,6 @@ class GuidedModel(nn.Module):
         prior: Prior | None = None,
         code_dropout: float = 1.0,
         loss_weights: Mapping[str, float] | None = None,
-        prior_weights: Mapping[str, float] | None = None,
         criteria: Sequence[Criterion] = (),
     ) -> None:
         super().__init__()
@@ -45,7 +44,7 @@ class GuidedModel(nn.Module):
         self.prior = prior
         self.criteria = nn.ModuleList(criteria)
         self.code_dropout = code_dropout
-        self.loss_weights, self.prior_weights = dict(loss_weights or {}), dict(prior_weights or {})
+        self.loss_weights = dict(loss_weights or {})
         if prior is not None and tokenizer is not None:
             prior.attach(tokenizer)
         self.frozen: frozenset[str] = frozenset()  # names in `state_dict` that no stage changes
@@ -116,8 +115,7 @@ class GuidedModel(nn.Module):
         if self.prior is None:
             raise CynosureError("stage prior needs model.prior in the recipe.")
         losses = self.prior.loss(batch.inputs, self._taught(self.prior, batch), batch.task)
-        loss = self.prior_weights.get(batch.task, 1.0) * torch.stack(list(losses.values())).sum()
-        return StepOutput(loss, {k: v.detach() for k, v in losses.items()})
+        return StepOutput(torch.stack(list(losses.values())).sum(), {k: v.detach() for k, v in losses.items()})
 
     def _encode(self, batch: Batch) -> Encoded | None:
         if self.tokenizer is None:
