@@ -98,10 +98,7 @@ class Colorization(Task):
 
     def save(self, prediction: Prediction, path: Path) -> list[Path]:
         """An RGB picture, path.png; with the transparency of the original where it had one."""
-        pixels = prediction.values["rgb"]
-        if "alpha" in prediction.meta:
-            pixels = np.dstack([pixels, prediction.meta["alpha"]])
-        return [files.write_png(path, pixels)]
+        return [files.write_rgb(path, prediction.values["rgb"], prediction.meta.get("alpha"))]
 
 
 @hookimpl

@@ -128,10 +128,7 @@ class PictureTask(Task):
 
     def save(self, prediction: Prediction, path: Path) -> list[Path]:
         """An RGB picture, path.png; with the transparency of a picture that was edited."""
-        pixels = prediction.values["rgb"]
-        if "alpha" in prediction.meta:
-            pixels = np.dstack([pixels, prediction.meta["alpha"]])
-        return [files.write_png(path, pixels)]
+        return [files.write_rgb(path, prediction.values["rgb"], prediction.meta.get("alpha"))]
 
 
 def centre_crop(size: tuple[int, ...], aspect: tuple[int, int]) -> tuple[slice, slice]:

@@ -45,6 +45,13 @@ model:
 eval: {batch_size: 4}
 """
 
+PAINTER = (
+    "model.tokenizer={name: vqgan, channels: 32, multipliers: [1, 2], blocks: 1, attention: [], z_channels: 32,"
+    " quantizer: {name: vq, vocab_size: 16, dim: 4}}",
+    "model.base={name: vqgan, channels: 32, multipliers: [1, 2], blocks: 1, attention: [], z_channels: 4}",
+)
+"""Overrides: a tokenizer and a base that make whole pictures."""
+
 
 def open_session(folder: Path, *sets: str, host: Host | None = None) -> Session:
     file = folder / "recipe.yaml"

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from small_run import make_predictor, open_session, save_run
+from small_run import PAINTER, make_predictor, open_session, save_run
 from typer.testing import CliRunner
 
 from cynosure.cli.app import create_app
@@ -23,9 +23,7 @@ SETS = (
     "tasks={painting: {name: text_to_image, data: scenes},"
     " colorization: {data: scenes, encoding: residual, augment: none},"
     " depth: {data: scenes, encoding: log, min_depth: 1.0, max_depth: 16.0, augment: none}}",
-    "model.tokenizer={name: vqgan, channels: 32, multipliers: [1, 2], blocks: 1, attention: [], z_channels: 32,"
-    " quantizer: {name: vq, vocab_size: 16, dim: 4}}",
-    "model.base={name: vqgan, channels: 32, multipliers: [1, 2], blocks: 1, attention: [], z_channels: 4}",
+    *PAINTER,
     "model.prior={name: masked, dim: 16, depth: 1, heads: 2, mlp_dim: 32, dropout: 0.0, steps: 4}",
     "eval.sampling.temperature=1.0",
 )

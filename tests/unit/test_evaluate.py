@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from rich.console import Console
-from small_run import make_model, make_predictor, open_session
+from small_run import PAINTER, make_model, make_predictor, open_session
 
 from cynosure.cli.evaluate import metric_options
 from cynosure.core.records import Codes, CodeSpec, SampleSettings, Segment
@@ -20,13 +20,6 @@ from cynosure.registry import PluginEntry, load_registry
 from cynosure.run.codestatistics import CodeStatistics, codebook_use
 from cynosure.run.evaluate import evaluate
 from cynosure.run.report import Report, TaskReport
-
-PAINTING = (
-    "model.tokenizer={name: vqgan, channels: 32, multipliers: [1, 2], blocks: 1, attention: [], z_channels: 32,"
-    " quantizer: {name: vq, vocab_size: 16, dim: 4}}",
-    "model.base={name: vqgan, channels: 32, multipliers: [1, 2], blocks: 1, attention: [], z_channels: 4}",
-    "model.prior={name: gpt, dim: 16, depth: 1, heads: 2, mlp_dim: 32}",
-)
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +93,9 @@ def test_a_metric_is_measured_where_answers_have_what_it_compares(session, model
 
 def test_what_is_asked_of_a_metric_keeps_what_the_task_asked(tmp_path):
     """Samples of task generation are other pictures than the true one: their PSNR would mean nothing."""
-    session = open_session(tmp_path, "tasks={depth: null, colorization: null, generation: {data: scenes}}", *PAINTING)
+    prior = "model.prior={name: gpt, dim: 16, depth: 1, heads: 2, mlp_dim: 32}"
+    tasks = "tasks={depth: null, colorization: null, generation: {data: scenes}}"
+    session = open_session(tmp_path, tasks, *PAINTER, prior)
     found = evaluate(make_model(session), session, limit=3, metrics={"psnr": {}}).tasks["generation"].metrics
     assert {column for column, values in found.items() if "psnr" in values} == {"oracle", "none", "baseline"}
 

@@ -139,11 +139,9 @@ def _steer(
     """New answers with the `known` codes, as files and in `path`.steered.png; returns their codes."""
     from cynosure.run.codepictures import steering_picture
     from cynosure.run.codes import plain
-    from cynosure.run.sampling import SEVERAL_TEMPERATURE
 
     first = answer.predictions[0]
-    if sampling.get("temperature") is None and predictor.settings().temperature == 0:
-        sampling = {**sampling, "temperature": SEVERAL_TEMPERATURE}
+    sampling = {**sampling, "temperature": predictor.settings(samples=2, **sampling).temperature}
     new = next(
         predictor.predict_iter(
             [answer.row],

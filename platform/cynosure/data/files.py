@@ -45,6 +45,11 @@ def write_png(path: Path, image: np.ndarray) -> Path:
     return path
 
 
+def write_rgb(path: Path, rgb: np.ndarray, alpha: np.ndarray | None) -> Path:
+    """Write a picture uint8 or uint16 [H, W, 3], transparent by an alpha [H, W] of its type, if there is one."""
+    return write_png(path, rgb if alpha is None else np.dstack([rgb, alpha]))
+
+
 def ids_to_rgb(ids: np.ndarray) -> np.ndarray:
     """Segment ids [H, W] below 256**3 -> uint8 [H, W, 3] with id = R + 256 G + 256**2 B, as COCO panoptic has them."""
     return np.stack([ids & 255, (ids >> 8) & 255, (ids >> 16) & 255], axis=-1).astype(np.uint8)

@@ -125,13 +125,13 @@ def occlusion(
     vectors = tokenizer.vectors(Codes(codes[None], spec))
     row = _row(learnt, source)
     whole = model.base(copies(learnt, row, 1).to(device).inputs, vectors, learnt.name).float()
-    times = 1 if own_vectors(tokenizer) else OTHERS
+    alone = own_vectors(tokenizer)
+    times = 1 if alone else OTHERS
+    numbers_of_all = torch.arange(spec.length * times, device=device)
     changes = []
-    for numbers in torch.arange(spec.length * times, device=device).split(
-        batch_size or predictor.recipe.eval.batch_size
-    ):
+    for numbers in numbers_of_all.split(batch_size or predictor.recipe.eval.batch_size):
         batch = copies(learnt, row, len(numbers)).to(device)
-        if own_vectors(tokenizer):
+        if alone:
             without = vectors * (torch.arange(spec.length, device=device) != numbers[:, None])[..., None]
         else:
             without = tokenizer.vectors(Codes(_replaced(codes, spec, numbers), spec))
@@ -174,22 +174,20 @@ def certainty(
     """
     tokenizer = predictor.model.tokenizer
     assert tokenizer is not None
-    total = np.zeros(len(ids))
-    alone = own_vectors(tokenizer)
-    own = code_vectors(tokenizer, ids[None])
+    drawn = []
     for numbers in torch.arange(draws).split(batch_size or predictor.recipe.eval.batch_size):
         batch = copies(task, row, len(numbers)).to(predictor.device)
         seeds = row_seeds(seed, batch.keys, numbers.to(predictor.device))
         codes = predictor.model.codes(batch, "prior", SampleSettings(temperature=1.0), seeds)
         assert codes is not None
-        drawn = codes.ids.cpu().numpy()
-        other = _square(code_vectors(tokenizer, drawn) - own) if alone else (drawn != ids).mean(axis=2)
-        total += other.sum(axis=0)
-    if not alone:
-        return 1 - total / draws
+        drawn.append(codes.ids.cpu().numpy())
+    if not own_vectors(tokenizer):
+        return (np.concatenate(drawn) == ids).mean(axis=(0, 2))
+    own = code_vectors(tokenizer, ids[None])
+    distance = sum(_square(code_vectors(tokenizer, each) - own).sum(axis=0) for each in drawn) / draws
     codebook = code_vectors(tokenizer, all_codes(tokenizer.spec)).reshape(-1, 1, tokenizer.code_dim)
     average = np.stack([_square(codebook - vector).mean() for vector in own[0]])
-    return 1 - np.minimum(total / draws / average.clip(np.finfo(np.float64).tiny), 1)
+    return 1 - np.minimum(distance / average.clip(np.finfo(np.float64).tiny), 1)
 
 
 def _square(vectors: np.ndarray) -> np.ndarray:

@@ -6,12 +6,15 @@ Shapes: B batch, L code length, D depth, K vocabulary.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import TypeVar
 
 import torch
 
 from cynosure.core.metrics import gathered
 from cynosure.core.records import Codes, CodeSpec
 from cynosure.core.usage import codebook_report, perplexity, used
+
+T = TypeVar("T")
 
 
 def codebook_use(statistics: Sequence[CodeStatistics], device: torch.device) -> dict[str, dict[str, float]]:
@@ -88,6 +91,6 @@ def total(values: Sequence[float], device: torch.device, world: int) -> list[flo
     return tensor.tolist()
 
 
-def union(values: set[bytes], world: int) -> set[bytes]:
+def union(values: set[T], world: int) -> set[T]:
     """What any process has."""
     return values if world == 1 else set().union(*gathered(values))

@@ -190,13 +190,13 @@ class _Planner:
         costs = self._costs(shadow, stage)
         tasks = stage_tasks(recipe, stage)
         sizes = {task: recipe.tasks[task].batch_size for task in tasks}
-        shares = self._shares(stage, sizes)
+        rows = self._rows(stage)
+        shares = self._shares(rows, sizes)
         learning = sum(p.numel() for p in model.parameters() if p.requires_grad)
         last = settings.steps - 1
         points = sorted({p for p in (0, settings.warmup, (settings.warmup + last) // 2, last) if 0 <= p <= last})
         schedule = (settings.steps, settings.lr, settings.warmup, settings.final_lr)
         drawn = {task: settings.steps * accumulate * self.processes * shares[task] * sizes[task] for task in tasks}
-        rows = self._rows(stage)
         return StagePlan(
             stage=stage,
             learning=learning,
@@ -220,16 +220,16 @@ class _Planner:
         most = recipe.train.refit.examples
         return {task: count and min(count, most) for task, count in rows.items()} if stage == "refit" else rows
 
-    def _shares(self, stage: Stage, sizes: Mapping[str, int]) -> dict[str, float]:
+    def _shares(self, rows: Mapping[str, int | None], sizes: Mapping[str, int]) -> dict[str, float]:
         """How often each task's micro-batches come."""
-        recipe, known = self.recipe, self._rows(stage)
+        recipe = self.recipe
         weights = {task: recipe.tasks[task].weight for task in sizes}
-        rows = {task: known[task] or 1 for task in sizes}
         by = recipe.mixing.by
-        if by != "weight" and not all(known.values()):
+        if by != "weight" and not all(rows.values()):
             self.notes.append(f"mixing.by: {by} counts rows, which are not known here; the plan mixes by weight")
             by = "weight"
-        return Mixture(mixture_weights(weights, rows, sizes, by, recipe.mixing.temperature)).shares
+        counts = {task: count or 1 for task, count in rows.items()}
+        return Mixture(mixture_weights(weights, counts, sizes, by, recipe.mixing.temperature)).shares
 
     def _costs(self, shadow: Shadow, stage: Stage) -> dict[str, Cost] | None:
         """What a micro-batch of each task costs."""

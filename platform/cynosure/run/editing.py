@@ -46,8 +46,8 @@ class Selection:
     def __bool__(self) -> bool:
         return self.mask is not None or bool(self.boxes) or any(self.expand)
 
-    def on(self, image: np.ndarray) -> Canvas:
-        """The selection on a picture uint8 [H, W, 3].
+    def on(self, image: np.ndarray, alpha: np.ndarray | None = None) -> Canvas:
+        """The selection on a picture uint8 [H, W, 3] and its alpha uint8 [H, W], if it has one.
 
         Raises CynosureError when it selects nothing or lies outside, DataError for a mask of another size.
         """
@@ -69,23 +69,17 @@ class Selection:
         if not chosen.any():
             black = "black" if self.invert else "white"
             raise CynosureError(f"there is nothing to draw anew: give a mask with some {black}, a box, or expand")
-        return Canvas(np.pad(image, (*border, (0, 0)), mode="edge"), chosen)
-
-    def opaque(self, alpha: np.ndarray, share: np.ndarray, part: tuple[slice, slice]) -> np.ndarray:
-        """The alpha uint8 [H, W] of the picture, as the canvas has it, and opaque as far as its `part` is drawn anew:
-        by `share` in [0, 1]."""
-        left, top, right, bottom = self.expand
-        whole = np.pad(alpha, ((top, bottom), (left, right)), constant_values=255)
-        whole[part] = np.maximum(whole[part], np.rint(255 * share).astype(np.uint8))
-        return whole
+        whole = np.pad(image, (*border, (0, 0)), mode="edge")
+        return Canvas(whole, chosen, None if alpha is None else np.pad(alpha, border, constant_values=255))
 
 
 @dataclass(frozen=True)
 class Canvas:
-    """A picture uint8 [H, W, 3] and what of it is drawn anew, bool [H, W]."""
+    """A picture uint8 [H, W, 3], what of it is drawn anew, bool [H, W], and its alpha uint8 [H, W], if it has one."""
 
     image: np.ndarray
     chosen: np.ndarray
+    alpha: np.ndarray | None = None
 
     def shaded(self) -> np.ndarray:
         """The picture with what is drawn anew in grey, uint8 [H, W, 3]."""
@@ -138,7 +132,7 @@ def edit(
     learnt, spec = predictor.task(task), spec_of(predictor.model)
     grid = _editable(spec)
     loaded = load_picture(picture)
-    canvas = selection.on(loaded.image)
+    canvas = selection.on(loaded.image, loaded.alpha)
     part = window(canvas.chosen, learnt.image_size)
     shown = resize_image(canvas.image, learnt.image_size) if part is None else canvas.image[part]
     part = part or (slice(None), slice(None))
@@ -150,7 +144,10 @@ def edit(
         [row], learnt.name, samples=samples, seed=seed, codes=codes, batch_size=batch_size, **sampling
     )
     share = soft_edge(touched_cells(chosen, grid), chosen.shape)[..., None]
-    meta = {} if loaded.alpha is None else {"alpha": selection.opaque(loaded.alpha, share[..., 0], part)}
+    meta = {}
+    if canvas.alpha is not None:  # what is drawn can be seen
+        meta["alpha"] = canvas.alpha.copy()
+        meta["alpha"][part] = np.maximum(canvas.alpha[part], np.rint(255 * share[..., 0]).astype(np.uint8))
     edited = []
     for prediction in next(answers).predictions:
         whole, old = canvas.image.copy(), canvas.image[part]

@@ -23,7 +23,7 @@ from cynosure.core.records import Batch, Codes, Prediction, SampleSettings
 from cynosure.data.loading import batches_with_rows
 from cynosure.errors import CynosureError, DataError, unknown
 from cynosure.progress import Progress
-from cynosure.run.codestatistics import CodeStatistics, codebook_use, total
+from cynosure.run.codestatistics import CodeStatistics, codebook_use, total, union
 from cynosure.run.protocols import protocols_of
 from cynosure.run.report import Report, TaskReport
 from cynosure.run.sampling import sample_settings
@@ -306,11 +306,11 @@ class _Measurement:
         return time.perf_counter()
 
     def report(self) -> TaskReport:
-        rows, speed = total([self.rows, self.rows / max(self.seconds, 1e-9)], self.device, self.world)
+        counts = [self.rows, self.unknown, self.rows / max(self.seconds, 1e-9)]
+        rows, unknown, speed = total(counts, self.device, self.world)
         if rows == 0:
             raise DataError(f"task {self.task.name}: there is no row to evaluate; check the split and --limit.")
-        (unknown,) = total([self.unknown], self.device, self.world)
-        self.lost = set(self.metrics[self.main]) if unknown == rows else set().union(*gathered(self.lost))
+        self.lost = set(self.metrics[self.main]) if unknown == rows else union(self.lost, self.world)
         values = {source: _values(metrics, self.lost) for source, metrics in self.metrics.items()}
         codes = {} if self.codes is None else self.codes.report(self.device)
         return TaskReport(int(rows), values, codes, speed, self.main)
