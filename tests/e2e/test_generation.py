@@ -127,6 +127,16 @@ def test_nothing_becomes_pictures(folder: Path, tmp_path: Path) -> None:
     assert len(pictures(tmp_path)) == 10 and (tmp_path / "generation-9.png").is_file()
 
 
+def test_a_base_that_reads_what_the_task_does_not_give_is_said(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    vit = "model.base={name: vit, patch: 4, dim: 16, depth: 1, heads: 2, mlp_dim: 32}"
+    for more in ([], ["--dry-run"]):
+        assert command("train", folder / "text.yaml", "--output", tmp_path / "run", "--set", vit, *more) == 2
+        said = capsys.readouterr().err
+        assert "reads 'image', but task 'text_to_image' gives caption: choose a base" in said
+
+
 @pytest.mark.parametrize(
     ("run", "words", "said"),
     [

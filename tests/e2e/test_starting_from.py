@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from tiny_runs import CODES_ONLY, INTERRUPTS, Messages, Project, log, same, weig
 
 import cynosure
 from cynosure.errors import CheckpointError, ConfigError, CynosureError, TrainingError
+from cynosure.run.evaluate import evaluate
 from cynosure.train import checkpoint as files
 from cynosure.train.interrupt import Stopped
 
@@ -107,6 +109,17 @@ def test_the_data_of_old_tasks_may_be_gone(home: Project) -> None:
     assert cynosure.load(home.folder / "new").tasks.keys() == {"depth", "colorization"}
     with pytest.raises(CynosureError, match="nowhere"):
         home.session().rows("depth", "test")
+    messages = Messages()
+    assert _measured(home, messages) == {"colorization"}
+    assert any("task depth is not measured, its data are gone" in text for text in messages.said)
+    with pytest.raises(CynosureError, match="nowhere"):
+        _measured(home, messages, tasks=["depth"])
+
+
+def _measured(home: Project, messages: Messages, **options: Any) -> set[str]:
+    """The tasks in an evaluation of the run new."""
+    predictor = cynosure.load(home.folder / "new")
+    return set(evaluate(predictor, home.session(), baseline=False, progress=messages, **options).tasks)
 
 
 def _evaluate():  # type: ignore[no-untyped-def]

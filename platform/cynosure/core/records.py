@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from cynosure.errors import ConfigError, Problem
+
 if TYPE_CHECKING:
     from cynosure.core.contracts import Task
 
@@ -25,6 +27,22 @@ class Example:
     inputs: Mapping[str, Any]
     targets: Mapping[str, Any]
     key: int = 0
+
+
+class Inputs(dict[str, Any]):
+    """What a task gives a batch, by name; the name of anything else is an error that says which parts do not fit."""
+
+    def __init__(self, task: str, values: Mapping[str, Any]) -> None:
+        super().__init__(values)
+        self.task = task
+
+    def __missing__(self, name: str) -> Any:
+        given = ", ".join(self) or "no input at all"
+        text = (
+            f"a part of it reads '{name}', but task '{self.task}' gives {given}: choose a base, a tokenizer and an "
+            "encoder that read what the task gives (`cynosure plugins list`)."
+        )
+        raise ConfigError([Problem("", "model", text)])
 
 
 @dataclass(frozen=True)
@@ -41,6 +59,9 @@ class Batch:
     keys: torch.Tensor
     valid: torch.Tensor
     codes: torch.Tensor | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "inputs", Inputs(self.task, self.inputs))
 
     def __len__(self) -> int:
         return len(self.keys)

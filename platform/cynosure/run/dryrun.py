@@ -24,7 +24,7 @@ from cynosure.core.initial import planned
 from cynosure.core.records import Batch, CodeSpec
 from cynosure.data.loading import collate, prepared
 from cynosure.data.mixing import Mixture, mixture_weights
-from cynosure.errors import CynosureError, DataError, TrainingError
+from cynosure.errors import ConfigError, CynosureError, DataError, TrainingError
 from cynosure.host import Host
 from cynosure.progress import Progress
 from cynosure.run.costs import Cost, Shadow
@@ -240,6 +240,9 @@ class _Planner:
             try:
                 batch = self._batch(shadow.model, key, keeps_codes)
                 costs[key] = shadow.cost(batch, recipe.tasks[key].batch_size, stage, recipe.train.precision)
+            except ConfigError as error:
+                self.problems.append(str(error))
+                return None
             except Exception as error:  # Parts may do what tensors without values cannot.
                 reason = str(error).strip().split("\n")[0]
                 self.notes.append(f"the costs of stage {stage} cannot be found out, task {key} gave: {reason}")

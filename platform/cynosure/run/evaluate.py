@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -86,8 +86,9 @@ def evaluate(
     settings = sample_settings(session.recipe, settings, prescribed)
     progress = progress or Progress()
     reports, statistics, lost = {}, [], []
-    for name in protocols or tasks or guided.tasks:
-        task, rows, rules = guided.tasks[name], session.rows(name, split), protocols.get(name)
+    chosen = list(protocols or tasks or ())
+    for name, rows in _measured_rows(session, chosen or guided.tasks, split, bool(chosen), progress).items():
+        task, rules = guided.tasks[name], protocols.get(name)
         folder = None if save is None else save / name if len(protocols) > 1 else save
         more = metrics or {}
         measurement = _Measurement(guided, task, session, sources, settings, seed, world, rules, folder, more)
@@ -108,6 +109,28 @@ def evaluate(
     sampled = {k: v for k, v in asdict(settings).items() if k != "known"}
     described = next(({"name": _name(protocol), **each.config.model_dump()} for each in protocols.values()), None)
     return Report(split, sampled, reports, codebook, described)
+
+
+def _measured_rows(
+    session: Session, names: Iterable[str], split: str, chosen: bool, progress: Progress
+) -> dict[str, Any]:
+    """Rows of a split by task; tasks of weight 0 whose data are gone are left out, with a message, unless chosen.
+
+    Raises DataError for other data that are not there, or if none is left.
+    """
+    found, gone = {}, []
+    for name in names:
+        try:
+            found[name] = session.rows(name, split)
+        except DataError as error:
+            if chosen or session.recipe.tasks[name].weight:
+                raise
+            gone.append(f"task {name} is not measured, its data are gone: {error}")
+    if gone and not found:
+        raise DataError("\n".join(gone))
+    for message in gone:
+        progress.say(message)
+    return found
 
 
 def _name(protocol: Mapping[str, Any] | str | None) -> Any:
