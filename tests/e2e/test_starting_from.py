@@ -177,7 +177,7 @@ def test_a_file_of_one_part_is_enough(home: Project) -> None:
 
 def test_a_taken_prior_is_not_overwritten_by_the_base(home: Project) -> None:
     home.train("new", *OLD, "init.from=old", "init.freeze=[prior.encoder]", "train.refit.steps=0")
-    name = "prior.encoder.trunk.stem_half.weight"
+    name = "prior.encoder.trunk.patches.weight"
     assert torch.equal(weights(home.folder / "new")[name], weights(home.folder / "old")[name])
 
 

@@ -108,7 +108,7 @@ def test_without_warm_start_the_prior_has_an_encoder_of_its_own(project: Project
         "train.prior.warm_start=false",
     )
     final = weights(project.folder / "run")
-    name = "trunk.stem_half.weight"
+    name = "trunk.patches.weight"
     assert not torch.equal(final[f"prior.encoder.{name}"], final[f"base.{name}"])
 
 

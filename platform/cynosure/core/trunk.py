@@ -33,18 +33,30 @@ class TrunkConfig(PartConfig):
     stem: tuple[Channels, Channels] = Field((32, 64), description="channels at 1/2 and 1/4 of the image")
 
 
+class Stem(nn.Module):
+    """Image [B, 3, H, W] -> features at 1/2 [B, s0, H/2, W/2] and 1/4 [B, s1, H/4, W/4]."""
+
+    def __init__(self, channels: tuple[int, int]) -> None:
+        super().__init__()
+        half, quarter = channels
+        self.to_half = nn.Conv2d(12, half, 3, padding=1)
+        self.norm_half = nn.GroupNorm(GROUPS, half)
+        self.to_quarter = nn.Conv2d(half, quarter, 3, stride=2, padding=1)
+        self.norm_quarter = nn.GroupNorm(GROUPS, quarter)
+
+    def forward(self, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        half = F.gelu(self.norm_half(self.to_half(F.pixel_unshuffle(image, 2))))
+        return half, F.gelu(self.norm_quarter(self.to_quarter(half)))
+
+
 class HybridTrunk(nn.Module):
     """Image [B, 3, H, W] -> features at 1/2 [B, s0, H/2, W/2] and 1/4 [B, s1, H/4, W/4], tokens [B, N, d] at 1/8."""
 
     def __init__(self, config: TrunkConfig, image_size: tuple[int, int], tasks: Iterable[str]) -> None:
         super().__init__()
         self.grid = token_grid(image_size, STRIDE, "hybrid trunk")
-        half, quarter = config.stem
-        self.stem_half = nn.Conv2d(12, half, 3, padding=1)
-        self.stem_quarter = nn.Conv2d(half, quarter, 3, stride=2, padding=1)
-        self.stem_tokens = nn.Conv2d(quarter, config.dim, 3, stride=2, padding=1)
-        self.norm_half = nn.GroupNorm(GROUPS, half)
-        self.norm_quarter = nn.GroupNorm(GROUPS, quarter)
+        self.stem = Stem(config.stem)
+        self.patches = nn.Conv2d(config.stem[1], config.dim, 3, stride=2, padding=1)
         self.positions = positions(self.grid[0] * self.grid[1], config.dim)
         self.tasks = nn.ParameterDict({t: nn.Parameter(torch.zeros(config.dim)) for t in tasks})
         self.transformer = Transformer(config.dim, config.depth, config.heads, config.mlp_dim)
@@ -54,9 +66,8 @@ class HybridTrunk(nn.Module):
         self, inputs: Mapping[str, Any], task: str, code: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """`code` [B, N, d] joins the tokens by addition."""
-        half = F.gelu(self.norm_half(self.stem_half(F.pixel_unshuffle(inputs["image"], 2))))
-        quarter = F.gelu(self.norm_quarter(self.stem_quarter(half)))
-        x = to_tokens(self.stem_tokens(quarter)) + self.positions + self.tasks[task]
+        half, quarter = self.stem(inputs["image"])
+        x = to_tokens(self.patches(quarter)) + self.positions + self.tasks[task]
         return half, quarter, self.transformer(x if code is None else x + code)
 
     def as_grid(self, tokens: torch.Tensor) -> torch.Tensor:

@@ -13,15 +13,19 @@ from cynosure import hookimpl
 from cynosure.core.blocks import channels_last, zero_initialized
 from cynosure.core.contracts import Base
 from cynosure.core.records import Shapes
-from cynosure.core.trunk import GROUPS, HybridTrunk, TrunkConfig
+from cynosure.core.trunk import GROUPS, HybridTrunk, Stem, TrunkConfig
 
 
 class Decoder(nn.Module):
-    """The trunk's features at 1/2, 1/4 and 1/8 of the image, the last [B, d, H/8, W/8] -> [B, s0, H/2, W/2]."""
+    """The trunk's features at 1/2, 1/4 and 1/8 of the image, the last [B, d, H/8, W/8] -> [B, s0, H/2, W/2].
+
+    To those at 1/2 and 1/4 it adds what its own stem sees in the image [B, 3, H, W].
+    """
 
     def __init__(self, config: TrunkConfig) -> None:
         super().__init__()
         half, quarter = config.stem
+        self.stem = Stem(config.stem)
         self.up_quarter = nn.Conv2d(config.dim, quarter * 4, 1)
         self.mix_quarter = nn.Conv2d(2 * quarter, quarter, 3, padding=1)
         self.norm_quarter = nn.GroupNorm(GROUPS, quarter)
@@ -29,19 +33,22 @@ class Decoder(nn.Module):
         self.mix_half = nn.Conv2d(2 * half, half, 3, padding=1)
         self.norm_half = nn.GroupNorm(GROUPS, half)
 
-    def forward(self, half: torch.Tensor, quarter: torch.Tensor, eighth: torch.Tensor) -> torch.Tensor:
+    def forward(
+        self, image: torch.Tensor, half: torch.Tensor, quarter: torch.Tensor, eighth: torch.Tensor
+    ) -> torch.Tensor:
+        own_half, own_quarter = self.stem(image)
         x = F.pixel_shuffle(self.up_quarter(eighth), 2)
-        x = F.gelu(self.norm_quarter(self.mix_quarter(torch.cat([x, quarter], 1))))
+        x = F.gelu(self.norm_quarter(self.mix_quarter(torch.cat([x, quarter + own_quarter], 1))))
         x = F.pixel_shuffle(self.up_half(x), 2)
-        return F.gelu(self.norm_half(self.mix_half(torch.cat([x, half], 1))))
+        return F.gelu(self.norm_half(self.mix_half(torch.cat([x, half + own_half], 1))))
 
 
 @final
 class HybridBase(Base):
     """f(x, z) at a fraction of a ViT's cost: the code joins the tokens at 1/8, skips bring back the edges.
 
-    Tasks share the trunk. Each has a decoder of its own: that costs a step nothing, and a shared one is the narrowest
-    place that all tasks would have to pass (docs/results.md).
+    Tasks share the trunk. Each has a decoder of its own, since a shared one is the narrowest place that all tasks would
+    have to pass, and in it a stem: what tasks want of the finest details differs most (docs/results.md).
     """
 
     class Config(TrunkConfig):
@@ -71,7 +78,7 @@ class HybridBase(Base):
 
     def forward(self, inputs: Mapping[str, Any], vectors: torch.Tensor | None, task: str) -> torch.Tensor:
         half, quarter, tokens = self.trunk(inputs, task, self._spread(vectors))
-        x = self.decoders[task](half, quarter, self.trunk.as_grid(tokens))
+        x = self.decoders[task](inputs["image"], half, quarter, self.trunk.as_grid(tokens))
         return F.pixel_shuffle(self.heads[task](x), 2)
 
     def last_layer(self, task: str) -> nn.Module:
