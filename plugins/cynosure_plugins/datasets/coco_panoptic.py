@@ -173,10 +173,11 @@ class CocoPanoptic(SplitDataset[LiveRows | StoredRows]):
                 entries.append(entry)
             else:
                 missing.append(f"'{absent}' does not exist")
+        self._last = None  # COCO's takes gigabytes, and entries hold what rows need
         return entries, missing
 
     def _document(self, file: Path) -> dict[str, Any]:
-        """The JSON of a split; the last one is kept, since classes and entries are read from it in turn."""
+        """The JSON of a split; kept until its entries are read, since classes come first."""
         if self._last is None or self._last[0] != file:
             self._last = (file, _read_json(file))
         return self._last[1]
