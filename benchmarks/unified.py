@@ -3,7 +3,7 @@
 OMP_WAIT_POLICY=passive python benchmarks/unified.py
 
 In every step every model sees as many examples of a task as the unified one does, the codebooks remember equally many
-vectors, and all else is unified/tiny, or another --recipe. The four runs take about 25 minutes on two cores. Stopped,
+vectors, and all else is unified/tiny, or another --recipe. Four runs take about 45 minutes of one core. Stopped,
 it goes on where it was; runs that have been measured are not trained again. Writes unified.md and unified.json beside
 the runs.
 """
