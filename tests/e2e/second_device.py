@@ -18,7 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 NAME = "seconddevice"
-DEVICE = torch.device("cpu")
+DEVICE = f"{NAME}:0"
 aten = torch.ops.aten
 COPIES = {aten.copy_.default, aten._to_copy.default}
 INDEXED = {aten.index.Tensor, aten.index_put.default, aten.index_put_.default, aten._index_put_impl_.default}
@@ -133,9 +133,7 @@ def _placed(make: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
 
 def install() -> None:
     """Make the device the one that models are trained and loaded on."""
-    global DEVICE
     backend_registration._setup_privateuseone_for_python_backend(NAME, backend_module=_Module())
-    DEVICE = torch.device(NAME, 0)
     torch.tensor, torch.as_tensor = _placed(torch.tensor), _placed(torch.as_tensor)
     # the autograd of tensors that are wrapped knows no inference mode
     torch.inference_mode = lambda mode=True: torch.no_grad() if mode is True else torch.no_grad()(mode)  # type: ignore
@@ -144,7 +142,7 @@ def install() -> None:
 
     move = GuidedModel.to
     GuidedModel.to = lambda self, device: move(self, DEVICE)  # type: ignore[method-assign, assignment]
-    accelerate.Accelerator.device = property(lambda self: DEVICE)  # type: ignore[assignment]
+    accelerate.Accelerator.device = property(lambda self: torch.device(DEVICE))  # type: ignore[assignment]
 
 
 def pytest_configure() -> None:

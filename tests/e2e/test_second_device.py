@@ -28,7 +28,7 @@ CASES = {
 }
 MISTAKES = """
 import torch
-from second_device import DEVICE, NAME, Placing, TwoDevices, install
+from second_device import NAME, Placing, TwoDevices, install
 install()
 with Placing():
     there = torch.zeros(2, 3, device=NAME)

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from cynosure.errors import DataError
+from cynosure_plugins.datasets import coco_panoptic
 from cynosure_plugins.datasets.coco_panoptic import CocoPanoptic
 
 CATEGORIES = [{"id": 7, "name": "cat", "isthing": 1}, {"id": 200, "name": "grass", "isthing": 0}]
@@ -181,6 +182,17 @@ def test_a_number_of_rows_can_be_held_out(tmp_path):
     data = dataset(tmp_path, holdout=12)
     assert [len(data.rows(split)) for split in ("train", "validation", "test")] == [8, 12, 3]
     assert [data.count(split) for split in ("train", "validation", "test")] == [8, 12, 3]
+
+
+def test_the_json_is_read_once_for_classes_and_all_splits(tmp_path, monkeypatch):
+    """COCO's takes ten seconds."""
+    write_split(tmp_path, "train", 20)
+    files = []
+    monkeypatch.setattr(coco_panoptic, "_read_json", lambda file: files.append(file) or json.loads(file.read_text()))
+    data = dataset(tmp_path)
+    assert data.info.classes
+    assert sum(len(data.rows(split)) + data.count(split) for split in ("train", "validation", "test")) == 40
+    assert files == [tmp_path / "panoptic_train.json"]
 
 
 def test_declared_coco_categories_need_no_file_and_must_be_those_of_the_files(tmp_path):

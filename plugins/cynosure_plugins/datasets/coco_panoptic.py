@@ -108,6 +108,7 @@ class CocoPanoptic(SplitDataset[LiveRows | StoredRows]):
         self.config = config
         self.root = Path(config.root).expanduser()
         self._last: tuple[Path, dict[str, Any]] | None = None
+        self._loaded: dict[str, tuple[list[Entry], list[str]]] = {}
 
     @cached_property
     def info(self) -> DatasetInfo:
@@ -147,6 +148,13 @@ class CocoPanoptic(SplitDataset[LiveRows | StoredRows]):
         return [entries[i] for i in part], missing if split == "train" else []
 
     def _load(self, split: str) -> tuple[list[Entry], list[str]]:
+        """What the files of a split hold, read once: held-out splits share those of training."""
+        if split not in self._loaded:
+            self._loaded[split] = self._entries_of(split)
+            self._last = None  # COCO's takes gigabytes, and entries hold what rows need
+        return self._loaded[split]
+
+    def _entries_of(self, split: str) -> tuple[list[Entry], list[str]]:
         if split not in self._sources:
             have = ", ".join(self._sources)
             raise DataError(f"'{self.root}' has no {split} data (found {have}); name its files with `splits.{split}`")
@@ -173,7 +181,6 @@ class CocoPanoptic(SplitDataset[LiveRows | StoredRows]):
                 entries.append(entry)
             else:
                 missing.append(f"'{absent}' does not exist")
-        self._last = None  # COCO's takes gigabytes, and entries hold what rows need
         return entries, missing
 
     def _document(self, file: Path) -> dict[str, Any]:
