@@ -41,6 +41,7 @@ def on_two_ranks(work: Callable[[int], State]) -> tuple[State, State]:
 def _rank(folder: Path, rank: int, work: Callable[[int], State]) -> None:
     torch.set_num_threads(1)  # the threads of the process that was forked are not there
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+    dist.barrier()  # connected on both sides: `work` that talks to nobody could leave while the other still connects
     try:
         torch.save(work(rank), folder / f"{rank}.part")
         (folder / f"{rank}.part").rename(folder / f"{rank}.pt")
