@@ -13,7 +13,7 @@ import torch
 
 from cynosure.core.records import CodeSpec, Segment, Shapes
 from cynosure_plugins.priors.masked import Masked
-from cynosure_plugins.priors.masking import MASK, cells_of_box, mask_rate, masked_cross_entropy, remask
+from cynosure_plugins.priors.masking import MASK, mask_rate, masked_cross_entropy, remask
 
 TRANSCRIPTS = ("decode_cosine_full", "decode_edit", "decode_few_unknown", "decode_linear")
 LAYER = {
@@ -140,16 +140,6 @@ def test_decoding(golden: Path, name: str) -> None:
         assert torch.equal(following == MASK, wanted["masking"]), f"masks of round {step}"
         assert torch.equal(answer, arrays["final_seqs"][:, step].long()), f"answer of round {step}"
         ids = following
-
-
-def test_box_of_an_edit(golden: Path) -> None:
-    arrays = load(golden, "edit")
-    boxes = [name for name in arrays if name.startswith("box")]
-    assert boxes
-    for name in boxes:
-        wanted = arrays[f"latent_mask{name[3:]}"].bool()
-        box = tuple(arrays[name].tolist())
-        assert torch.equal(cells_of_box(box, 16, tuple(wanted.shape)), wanted), f"box {box}"
 
 
 @pytest.mark.parametrize(("side", "millions"), [(16, 172.46), (32, 173.05)])

@@ -16,7 +16,7 @@ from cynosure.cli.app import create_app
 from cynosure.core.records import CodeSpec, Segment
 from cynosure.data.files import write_png
 from cynosure.errors import CynosureError, DataError
-from cynosure.run.editing import Selection, edit, read_mask, soft_edge, window
+from cynosure.run.editing import Selection, blurred, edit, fading, read_mask, window
 from cynosure.run.steering import grids, touched
 
 SETS = (
@@ -73,6 +73,15 @@ def test_only_what_is_selected_and_its_edge_change(predictor, task):
     assert (answer != image).any(axis=-1)[mask].mean() > 0.9, "the selected pixels are the old ones"
     left, top, right, bottom = changed(image, answer)  # a code stands for 4 x 4 pixels of the 32 x 32 that are seen
     assert 14 <= left and right <= 36 and top >= 0 and bottom <= 16, "pixels beyond a cell beside the hole have changed"
+
+
+def test_a_blurred_edge_frees_a_margin_and_reaches_into_it(predictor):
+    image, mask = photo((16, 16)), hole((16, 16), (8, 8, 10, 10))
+    truth = predictor.predict({"image": image, "caption": "a ball"}, "painting", codes="oracle").codes
+    wide = touched(hole((16, 16), (6, 6, 12, 12)), predictor.model.tokenizer.spec)
+    answers = predictor.edit(image, mask, samples=6, edge="blur", **SAME)
+    assert wide.sum() == 9 and all(np.array_equal(a.codes[~wide], truth[~wide]) for a in answers)
+    assert any((a.codes[wide] != truth[wide]).sum() > 4 for a in answers), "the margin stays"
 
 
 def test_known_codes_stay_and_free_ones_vary(predictor):
@@ -193,6 +202,7 @@ def test_every_kind_of_mask_is_read(tmp_path):
         ({}, CynosureError, "nothing to draw anew"),
         ({"mask": "nowhere.png"}, DataError, "'nowhere.png' does not exist"),
         ({"boxes": [(48, 0, 60, 8)]}, CynosureError, "48,0:60,8 holds no pixel of the picture, which is 48x32"),
+        ({"expand": (0, 0, 4, 0), "edge": "blurr"}, CynosureError, "'blurr'.*'blur'"),
         ({"expand": (0, 0, -2, 0)}, CynosureError, "expands by 0 pixels or more on each side, not -2"),
         ({"expand": (0, 0, 10**7, 0)}, CynosureError, "more than 178 million pixels"),
     ],
@@ -263,15 +273,16 @@ def test_codes_without_a_place_cannot_be_edited(predictor, monkeypatch):
 def test_the_edge_fades_over_one_cell():
     cells = np.zeros((4, 4), bool)
     cells[1, 1] = True
-    share = soft_edge(cells, (40, 80))
+    share = fading(cells, (40, 80))
     assert (share[10:20, 20:40] == 1).all() and share.max() == 1 and share.dtype == np.float32
     assert (share[31:] == 0).all() and (share[:, 60:] == 0).all()
-    fading = share[15, 40:60]
-    assert (np.diff(fading) < 0).all() and fading[0] > 0.9 and fading[-1] < 0.1
+    beside = share[15, 40:60]
+    assert (np.diff(beside) < 0).all() and beside[0] > 0.9 and beside[-1] < 0.1
 
 
-def test_nothing_is_soft_where_everything_is_new():
-    assert (soft_edge(np.ones((2, 2), bool), (6, 6)) == 1).all()
+@pytest.mark.parametrize("edge", [fading, blurred])
+def test_nothing_is_soft_where_everything_is_new(edge):
+    assert (edge(np.ones((2, 2), bool), (6, 6)) == 1).all()
 
 
 def test_the_canvas_shows_what_is_drawn_anew(predictor):
@@ -308,8 +319,13 @@ def test_the_command_draws_what_python_draws(run, predictor, file, tmp_path):
     for number, answer in enumerate(wanted, start=1):
         assert np.array_equal(read(out / f"photo.painting-{number}.png"), answer.values["rgb"])
     assert (out / "grid.png").is_file()
-    invoke(run, file, *options, "--box", "20,4:30,12", "--expand", "0,0,0,8", "--invert")
-    assert read(out / "photo.painting.png").shape == (40, 48, 3)
+    invoke(run, file, *options, "--box", "20,4:30,12", "--expand", "0,0,0,8", "--invert", "--edge", "blur")
+    wanted = predictor.edit(
+        photo(), boxes=[(20, 4, 30, 12)], expand=(0, 0, 0, 8), invert=True, edge="blur", seed=4, **SAME
+    )
+    assert (
+        np.array_equal(read(out / "photo.painting.png"), wanted.values["rgb"]) and wanted.values["rgb"].shape[0] == 40
+    )
 
 
 def test_pictures_go_to_the_tasks_that_read_them(run, file, tmp_path):
@@ -337,6 +353,7 @@ def test_what_was_transparent_stays_so_where_nothing_is_drawn(run, tmp_path):
         (["--expand", "8"], "'8' are no borders: write left,top,right,bottom"),
         (["--expand", "0,0,0,0"], "adds nothing"),
         (["--invert"], "needs a --mask or a --box"),
+        (["--edge", "blur"], "--edge blur is for what is drawn anew: say where"),
         (["--caption", "a ball"], "also say where, by --mask"),
         (["--box", "0,0:9,9", "--codes", "random"], "leave --codes random out"),
         (["--box", "90,0:99,9", "--caption", "a ball"], "holds no pixel"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,6 +15,12 @@ from cynosure.errors import CynosureError, DataError
 if TYPE_CHECKING:
     from cynosure.run.editing import Selection
     from cynosure.run.predictor import Answer, Predictor
+
+
+class Edges(StrEnum):
+    fade = "fade"
+    blur = "blur"
+
 
 Mask = Annotated[
     Path | None, typer.Option("--mask", help="draw anew where this picture, of the same size, is white; keep the rest")
@@ -26,11 +33,17 @@ Expand = Annotated[
     str | None, typer.Option("--expand", metavar="L,T,R,B", help="pixels to grow by on each side; what is new is drawn")
 ]
 Invert = Annotated[bool, typer.Option("--invert", help="keep what mask and boxes select, draw the rest anew")]
+EdgeOption = Annotated[
+    Edges,
+    typer.Option("--edge", help="fade: into the picture, one code wide; blur: one code more is new, as MaskGIT has it"),
+]
 Label = Annotated[str | None, typer.Option("--label", "-l", help="name or number of the class to draw there")]
 Caption = Annotated[str | None, typer.Option("--caption", help="what to draw there, in words")]
 
 
-def selection(mask: Path | None, boxes: Sequence[str] | None, expand: str | None, invert: bool) -> Selection:
+def selection(
+    mask: Path | None, boxes: Sequence[str] | None, expand: str | None, invert: bool, edge: Edges
+) -> Selection:
     """What a command asks to be drawn anew. Raises CynosureError for boxes and borders that are none."""
     from cynosure.run.editing import Selection
     from cynosure.run.steering import parse_box
@@ -43,9 +56,11 @@ def selection(mask: Path | None, boxes: Sequence[str] | None, expand: str | None
     if expand is not None and not re.fullmatch(r"\d+(,\d+){3}", expand):
         raise CynosureError(f"'{expand}' are no borders: write left,top,right,bottom in pixels, such as 0,0,64,0")
     left, top, right, bottom = map(int, (expand or "0,0,0,0").split(","))
-    chosen = Selection(mask, parsed, invert, (left, top, right, bottom))
+    chosen = Selection(mask, parsed, invert, (left, top, right, bottom), edge.value)
     if expand is not None and not any(chosen.expand):
         raise CynosureError("--expand 0,0,0,0 adds nothing: give the pixels to grow by")
+    if edge is not Edges.fade and not chosen:
+        raise CynosureError(f"--edge {edge.value} is for what is drawn anew: say where, by --mask, --box or --expand")
     if invert and mask is None and not parsed:
         raise CynosureError("--invert needs a --mask or a --box to keep")
     return chosen

@@ -14,7 +14,7 @@ import typer
 
 from cynosure.cli.app import host_of
 from cynosure.cli.checked import check_device
-from cynosure.cli.editing import Boxes, Caption, Expand, Invert, Label, Mask, edits, selection
+from cynosure.cli.editing import Boxes, Caption, EdgeOption, Edges, Expand, Invert, Label, Mask, edits, selection
 from cynosure.cli.sampling import Guidance, Steps, Temperature, TopK, TopP, given_sampling
 from cynosure.errors import CynosureError, DataError
 
@@ -70,6 +70,7 @@ def predict(
     box: Boxes = None,
     invert: Invert = False,
     expand: Expand = None,
+    edge: EdgeOption = Edges.fade,
     label: Label = None,
     caption: Caption = None,
     grid: Annotated[bool, typer.Option("--grid", help=f"also write {GRID}: inputs and answers side by side")] = False,
@@ -87,7 +88,7 @@ def predict(
     tune()
     check_device(device)
     sampling = given_sampling(temperature, top_k, top_p, guidance, steps)
-    chosen, inputs = selection(mask, box, expand, invert), {"label": label, "caption": caption}
+    chosen, inputs = selection(mask, box, expand, invert, edge), {"label": label, "caption": caption}
     if chosen and codes is not Codes.prior:
         raise CynosureError(f"what is drawn anew gets its codes from the prior: leave --codes {codes.value} out")
     if chosen and (styles or strength is not None):

@@ -1,24 +1,25 @@
 """Editing a picture: what a mask of pixels selects is drawn anew, the rest stays.
 
 The oracle's codes of the picture are known, those of the selected cells free; the prior writes them, the base decodes
-all, and the answer replaces the picture with a soft edge, as in MaskGIT (Chang et al. 2022, section 4.3).
+all, and the answer replaces the picture with a soft edge (Chang et al. 2022, MaskGIT, section 4.3).
 Shapes: L code length, D depth, H W pixels.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import TYPE_CHECKING, Any, Literal, Unpack
 
 import numpy as np
-from scipy.ndimage import distance_transform_edt
+from PIL import Image, ImageFilter
+from scipy.ndimage import distance_transform_edt, maximum_filter
 
 from cynosure.core.contracts import Task
 from cynosure.core.records import CodeSpec, Prediction
 from cynosure.data.augment import luma, resize_image
 from cynosure.data.pictures import MAX_PIXELS, load_picture
-from cynosure.errors import CynosureError, DataError
+from cynosure.errors import CynosureError, DataError, unknown
 from cynosure.run.codes import copies
 from cynosure.run.sampling import SamplingOptions
 from cynosure.run.steering import FREE, Box, box_mask, grids, spec_of, touched, touched_cells
@@ -26,6 +27,7 @@ from cynosure.run.steering import FREE, Box, box_mask, grids, spec_of, touched, 
 if TYPE_CHECKING:
     from cynosure.run.predictor import Predictor
 
+Edge = Literal["fade", "blur"]
 ANSWER = "rgb"
 """The value of a prediction that is a picture, uint8 [H, W, 3]."""
 
@@ -35,13 +37,15 @@ class Selection:
     """What to draw anew: the white of a mask (any picture of the same size), boxes, and new borders.
 
     `invert`: all but what mask and boxes select. `expand`: how many pixels the picture grows on each side (left, top,
-    right, bottom); what is new is drawn in any case.
+    right, bottom); what is new is drawn in any case. `edge`: over the width of one cell around the selection the answer
+    fades into the picture; or, as MaskGIT does, a margin of one cell is drawn anew too, and its outline blurred.
     """
 
     mask: Any = None
     boxes: Sequence[Box] = ()
     invert: bool = False
     expand: Box = (0, 0, 0, 0)
+    edge: Edge = "fade"
 
     def __bool__(self) -> bool:
         return self.mask is not None or bool(self.boxes) or any(self.expand)
@@ -123,12 +127,14 @@ def edit(
     """Draw what is selected anew; `inputs` are what the task reads beside a picture, such as a label or a caption.
 
     The model sees the largest part of the picture that has its own aspect and holds all that is selected, or the whole
-    picture, squeezed, where none does. All codes whose cells are selected in part are free; within one cell beside them
-    the answer fades into the picture, and farther away no pixel changes.
+    picture, squeezed, where none does. All codes whose cells are selected in part are free, and with a blurred edge
+    those beside them; with an edge that fades, no pixel changes farther away than one cell.
 
     Raises CynosureError for a task or codes that cannot be edited and a selection of nothing, DataError for a picture
     or mask that cannot be used.
     """
+    if selection.edge not in EDGES:
+        raise CynosureError(unknown("edge", selection.edge, EDGES))
     learnt, spec = predictor.task(task), spec_of(predictor.model)
     grid = _editable(spec)
     loaded = load_picture(picture)
@@ -138,12 +144,14 @@ def edit(
     part = part or (slice(None), slice(None))
     row = _row(learnt, shown, inputs or {})
     chosen = canvas.chosen[part]
+    if selection.edge == "blur":
+        chosen = with_margin(chosen, grid)
     known = _known(predictor, learnt, row, touched(chosen, spec))
     codes: Any = known if (known != FREE).any() else "prior"
     answers = predictor.predict_iter(
         [row], learnt.name, samples=samples, seed=seed, codes=codes, batch_size=batch_size, **sampling
     )
-    share = soft_edge(touched_cells(chosen, grid), chosen.shape)[..., None]
+    share = EDGES[selection.edge](touched_cells(chosen, grid), chosen.shape)[..., None]
     meta = {}
     if canvas.alpha is not None:  # what is drawn can be seen
         meta["alpha"] = canvas.alpha.copy()
@@ -205,13 +213,29 @@ def window(chosen: np.ndarray, aspect: tuple[int, int]) -> tuple[slice, slice] |
     return part[0], part[1]
 
 
-def soft_edge(cells: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
-    """How much of a pixel is new, float32 [H, W]: 1 in `cells` bool [rows, columns], fading to 0 one cell beside them.
+def with_margin(chosen: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
+    """What is chosen, bool [H, W], and all that is no farther than one cell of a grid (rows, columns).
 
-    MaskGIT blurs the mask by a Gaussian of about this width, which also lets the old picture through inside of it.
+    MaskGIT leaves the margin below and on the right out where a box does not end at the edge of a cell.
     """
+    return maximum_filter(chosen, [2 * (n // cells) + 1 for n, cells in zip(chosen.shape, grid, strict=True)])
+
+
+def fading(cells: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
+    """How much of a pixel is new, float32 [H, W]: 1 in `cells` bool [rows, columns], falling to 0 one cell beside."""
     down, across = (np.arange(n) * m // n for n, m in zip(size, cells.shape, strict=True))
     steps = tuple(m / n for n, m in zip(size, cells.shape, strict=True))
     inside = cells[down][:, across]
     distance = distance_transform_edt(~inside, sampling=steps)
     return ((1 + np.cos(np.pi * np.minimum(distance, 1))) / 2).astype(np.float32)
+
+
+def blurred(cells: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
+    """The same as MaskGIT has it: `cells` enlarged and blurred, so that some of the old shows inside of them too."""
+    mask = Image.fromarray(np.where(cells, np.uint8(255), np.uint8(0)))
+    mask = mask.resize((size[1], size[0]), Image.Resampling.BICUBIC)
+    mask = mask.filter(ImageFilter.GaussianBlur(max(0, min(size) // 16 - 1)))
+    return np.asarray(mask, dtype=np.float32) / 255
+
+
+EDGES: Mapping[Edge, Callable[[np.ndarray, tuple[int, ...]], np.ndarray]] = {"fade": fading, "blur": blurred}

@@ -28,6 +28,7 @@ from cynosure.run.styles import SEVERAL, Style, chosen_codes
 if TYPE_CHECKING:
     from cynosure.config.recipe import Recipe
     from cynosure.host import Host
+    from cynosure.run.editing import Edge
 
 PICTURES = ("image", "degraded")
 """Input columns that hold pictures; a source for any other column is taken as it is."""
@@ -202,6 +203,7 @@ class Predictor:
         boxes: Sequence[Box] = (),
         invert: bool = False,
         expand: Box = (0, 0, 0, 0),
+        edge: Edge = "fade",
         label: int | str | None = None,
         caption: str | None = None,
         samples: int = 1,
@@ -213,14 +215,15 @@ class Predictor:
 
         The part is the white of `mask` (a picture as `predict` takes it, of the same size) and `boxes` (left, top,
         right, bottom) in pixels, with `invert` all the rest, and the borders by which the picture is to `expand` (left,
-        top, right, bottom). `label` or `caption` say what to draw, for a task that reads them. See `run.editing.edit`.
+        top, right, bottom). `edge`, `fade` or `blur`: how it meets the rest. `label` or `caption` say what to draw,
+        for a task that reads them. See `run.editing.edit`.
         """
         from cynosure.run.editing import Selection, edit
 
         found = edit(
             self,
             picture,
-            Selection(mask, boxes, invert, expand),
+            Selection(mask, boxes, invert, expand, edge),
             task,
             {"label": label, "caption": caption},
             samples,

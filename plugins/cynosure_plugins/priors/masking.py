@@ -85,15 +85,3 @@ def remask(
     confidence = (logp + noise).masked_fill(~unknown, torch.inf)
     threshold = F.pad(confidence.sort(1).values, (0, 1), value=torch.inf).gather(1, count[:, None])
     return answer, torch.where(confidence < threshold, MASK, answer)
-
-
-def cells_of_box(box: tuple[int, int, int, int], cell: int, grid: tuple[int, int]) -> torch.Tensor:
-    """Codes that an edit of the pixels in `box` (top, left, height, width) draws anew, bool [rows, columns] of `grid`.
-
-    A code stands for `cell` x `cell` pixels; a margin of one code lies around the box.
-    """
-    top, left, height, width = box
-    cells = torch.zeros(grid, dtype=torch.bool)
-    rows = slice(max(0, top // cell - 1), height // cell + top // cell + 1)
-    cells[rows, max(0, left // cell - 1) : width // cell + left // cell + 1] = True
-    return cells
