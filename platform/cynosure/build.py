@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from cynosure.core.contracts import Dataset, Prior, Task
+from cynosure.core.contracts import Dataset, DatasetInfo, Prior, Task
 from cynosure.core.decoding import check_settings
 from cynosure.core.guided import GuidedModel
 from cynosure.core.records import Shapes
@@ -18,9 +18,32 @@ if TYPE_CHECKING:
     from cynosure.host import Host
 
 
+class Gone(Dataset):
+    """Stands for data that are not there, of tasks that a model keeps and no longer learns."""
+
+    def __init__(self, error: DataError) -> None:
+        self.error = error
+
+    @property
+    def info(self) -> DatasetInfo:
+        raise self.error
+
+    def rows(self, split: str) -> Sequence[Mapping[str, Any]]:
+        raise self.error
+
+
 def build_datasets(recipe: Recipe, host: Host) -> dict[str, Dataset]:
-    """The recipe's named datasets."""
-    return {name: host.components.build("dataset", options) for name, options in recipe.data.items()}
+    """The recipe's named datasets; raises DataError for one that is not there, unless only tasks of weight 0 use it."""
+    found: dict[str, Dataset] = {}
+    for name, options in recipe.data.items():
+        weights = [task.weight for task in recipe.tasks.values() if task.data == name]
+        try:
+            found[name] = host.components.build("dataset", options)
+        except DataError as error:
+            if any(weights) or not weights:
+                raise
+            found[name] = Gone(error)
+    return found
 
 
 def complete(recipe: Recipe, datasets: Mapping[str, Dataset], host: Host) -> Recipe:

@@ -131,6 +131,21 @@ def test_an_existing_run_is_not_overwritten(project: Project, finished_run: Path
         project.train("run")
 
 
+def test_resuming_a_model_without_its_checkpoints_does_not_begin_over_it(project: Project, finished_run: Path) -> None:
+    """As `cynosure convert` writes it, or a run whose checkpoints were deleted for their space."""
+    run = Path(shutil.copytree(finished_run, project.folder / "run"))
+    shutil.rmtree(run / "checkpoints")
+    with pytest.raises(CheckpointError, match=r"no checkpoint to go on from: .* --set init\.from="):
+        project.train("run", resume=True)
+    assert same(weights(run), weights(finished_run)) and log(run) == log(finished_run)
+
+
+def test_a_folder_that_cannot_be_made_is_one_sentence(project: Project) -> None:
+    (project.folder / "run").write_text("a file")
+    with pytest.raises(TrainingError, match=r"run cannot be made a folder .*--output"):
+        project.train("run")
+
+
 def test_resuming_nothing_begins(project: Project, finished_run: Path) -> None:
     (project.folder / "run").mkdir()
     (project.folder / "run/log.jsonl").write_text('{"stage": "codes", "step": 3, "of": "an attempt before"}\n')

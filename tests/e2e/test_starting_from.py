@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -96,9 +97,10 @@ def test_an_interrupted_run_goes_on_without_its_source(home: Project, added: Pat
     assert log(home.folder / "new") == log(added)
 
 
-def test_the_data_of_old_tasks_may_be_gone(home: Project) -> None:
+@pytest.mark.parametrize("gone", ["nowhere", "./gone/pictures"], ids=["on the hub", "here"])
+def test_the_data_of_old_tasks_may_be_gone(home: Project, gone: str) -> None:
     recipe = home.folder / "old/recipe.yaml"
-    text = recipe.read_text().replace("data:\n", "data:\n  gone: {name: images, source: nowhere}\n", 1)
+    text = recipe.read_text().replace("data:\n", f"data:\n  gone: {{name: images, source: {gone}}}\n", 1)
     recipe.write_text(text)
     add = "{data: scenes, batch_size: 2, encoding: residual}"
     home.recipe.write_text(
@@ -107,12 +109,12 @@ def test_the_data_of_old_tasks_may_be_gone(home: Project) -> None:
     )
     home.train("new", *CODES_ONLY, "train.eval_every=2", evaluate=_evaluate())
     assert cynosure.load(home.folder / "new").tasks.keys() == {"depth", "colorization"}
-    with pytest.raises(CynosureError, match="nowhere"):
+    with pytest.raises(CynosureError, match=re.escape(gone)):
         home.session().rows("depth", "test")
     messages = Messages()
     assert _measured(home, messages) == {"colorization"}
     assert any("task depth is not measured, its data are gone" in text for text in messages.said)
-    with pytest.raises(CynosureError, match="nowhere"):
+    with pytest.raises(CynosureError, match=re.escape(gone)):
         _measured(home, messages, tasks=["depth"])
 
 

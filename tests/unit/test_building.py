@@ -9,9 +9,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from small_run import open_session, save_run
 
 from cynosure.build import build_model
+from cynosure.config.checks import TAKEN
 from cynosure.core.initial import initial_weights
 from cynosure.core.records import CodeSpec, Segment, Shapes
 from cynosure.errors import ConfigError, CynosureError
@@ -127,3 +129,8 @@ def test_transforms_of_plugins_reach_evaluation(tmp_path: Path) -> None:
     evaluate(load(tmp_path / "run", host=session.host), session, ["depth"], limit=2)
     module = next(p.module for p in session.host.plugins if p.name == "counting")
     assert module.seen.count("test") == 2 and "train" in module.seen, "the baseline learns from training rows"
+
+
+def test_no_task_is_called_what_a_table_of_modules_calls_its_own() -> None:
+    own = {name for name in dir(torch.nn.ModuleDict()) if not name.startswith("_")}
+    assert own <= TAKEN, f"these keys would break the model: {sorted(own - TAKEN)}"

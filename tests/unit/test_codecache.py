@@ -109,3 +109,15 @@ def test_the_digest_of_data_follows_its_examples() -> None:
     """As many other rows, or the same ones augmented otherwise, must not be given the codes of those before."""
     other = TaskData(Numbers(), [{}] * ROWS, 4, 1, views=2)  # type: ignore[arg-type]
     assert data_digest(data()) == data_digest(data()) != data_digest(other)
+
+
+def test_the_digest_of_data_follows_what_rows_are_made_from() -> None:
+    """One repaired picture among thousands is none of the few examples, but the dataset knows of it."""
+
+    class Rows(list[dict[str, Any]]):
+        key = "one"
+
+    before, after = Rows([{}] * ROWS), Rows([{}] * ROWS)
+    after.key = "another"
+    first, second = (data_digest(TaskData(Numbers(), rows, 4, 0, views=2)) for rows in (before, after))  # type: ignore[arg-type]
+    assert first != second

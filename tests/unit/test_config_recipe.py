@@ -152,6 +152,11 @@ def test_five_mistakes_are_all_reported_at_their_lines(host):
         ("model: {tokenizer: {quantizer: 5}}", "run.yaml:2:21 model.tokenizer.quantizer: must be a name, or a mapping"),
         ("model: {prior: {encoder: [vit]}}", "run.yaml:2:17 model.prior.encoder: must be a name, or a mapping"),
         ("model: {prior: {encoder: {name: 5}}}", "model.prior.encoder: needs 'name', the name of a registered"),
+        ("seed: 9223372036854775808", "seed: should be less than 9223372036854775808"),
+        (
+            "tasks: {type: {data: scenes}}",
+            "run.yaml:2:9 tasks.type: PyTorch uses 'type' itself: call the task otherwise",
+        ),
         ("tasks: {a.b: {data: scenes}}", "run.yaml:2:9 tasks.a.b: the key 'a.b' must be of letters, digits, _ and -"),
         ("data: {my set: {name: toy}}", "run.yaml:2:8 data.my set: the key 'my set' must be of letters, digits"),
         ("schema: 2", "schema: should be 1, not 2"),

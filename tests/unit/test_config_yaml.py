@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from cynosure.config.yaml import Document, load_yaml, merge, parse_yaml
+from cynosure.config.yaml import Document, dump_yaml, load_yaml, merge, parse_yaml
 from cynosure.errors import ConfigError, Problem
 
 
@@ -19,6 +19,17 @@ from cynosure.errors import ConfigError, Problem
 )  # fmt: skip
 def test_scalars_are_what_they_look_like(text, value):
     got = parse_yaml(text, "f").data
+    assert got == value and type(got) is type(value)
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["08", "00007", "1e3", "5e10", "0_8", "0x1F", "1:30", "no", "yes", "on", "null", "~", "", ".5", ".inf", "<<", "-",
+     "a: b", "2020-01-01", "é", 8, 1e-5, 1e22, 0.5, float("inf"), True, None, [1, "1"], {"08": "08"}],
+)  # fmt: skip
+def test_what_is_written_is_read_back_as_it_was(value):
+    """A folder of classes called 00007, 00008 must not come back as numbers when its model is loaded."""
+    got = parse_yaml(dump_yaml({"key": value}), "f").data["key"]
     assert got == value and type(got) is type(value)
 
 

@@ -9,7 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from cynosure.build import Session
+from cynosure.config.recipe import load_recipe
 from cynosure.errors import DataError
+from cynosure.host import load_host
 from cynosure_plugins.datasets import coco_panoptic
 from cynosure_plugins.datasets.coco_panoptic import CocoPanoptic
 
@@ -95,6 +98,19 @@ def test_published_layouts_are_found_and_the_official_validation_set_is_the_test
     assert len(values["test"]) == 3
     assert len(values["validation"]) == 2 and len(values["train"]) == 18, "a tenth of training is held out"
     assert not set(values["train"]) & set(values["validation"])
+
+
+def test_splits_of_a_recipe_arrive_as_they_are_written(tmp_path):
+    """The key `json` of a split is an alias in the config, which once went into the recipe by its other name."""
+    write_split(tmp_path, "a", 3)
+    part = "{images: a, panoptic: panoptic_a, json: panoptic_a.json}"
+    (tmp_path / "run.yaml").write_text(
+        f"base: unified/tiny\ndata: {{coco: {{name: coco_panoptic, root: '{tmp_path}', splits: {{test: {part}}}}}}}\n"
+        "tasks: {panoptic: {data: coco}, depth: null, colorization: null}\n"
+    )
+    host = load_host()
+    session = Session.open(load_recipe(tmp_path / "run.yaml", host=host), host)
+    assert len(session.rows("panoptic", "test")) == 3
 
 
 def test_splits_can_be_named(tmp_path):

@@ -383,3 +383,14 @@ def test_a_number_of_rows_can_be_held_out(tmp_path):
 def test_a_hold_out_is_a_share_or_a_number_of_rows(tmp_path, holdout):
     with pytest.raises(ValueError, match="a share of the rows, above 0 and below 0"):
         images(tmp_path, holdout=holdout)
+
+
+@pytest.mark.parametrize("side", [57, 58, 225, 232, 457])
+def test_any_picture_is_cut_to_any_size(tmp_path, side):
+    """Rounding once put the cut a hair outside of the picture, which Pillow refuses."""
+    folder = tmp_path / "p"
+    folder.mkdir()
+    for i in range(3):
+        flat(i, (side, side)).save(folder / f"{i}.png")
+    for size in (28, 56, 100, 224):
+        assert images(folder, size=size, holdout=1).rows("train")[0]["image"].shape == (size, size, 3)

@@ -121,6 +121,12 @@ def test_lists_of_names_are_splits(root):
         pairs(root, lists={"test": "test.txt", "validation": "test.txt"}).rows("train")
 
 
+def test_a_list_may_begin_with_the_mark_that_windows_writes(root):
+    write_pairs(root / "Inputs_jpg", root / "Experts_C", range(20))
+    (root / "test.txt").write_bytes(b"\xef\xbb\xbf003.png\r\n007.png\r\n")
+    assert levels(pairs(root, lists={"test": "test.txt"}).rows("test")) == [(3, 103), (7, 107)]
+
+
 def test_a_list_takes_every_rendition_of_a_scene(root):
     for n in range(20):
         for style, value in (("F_AS", n), ("T_P", n), ("G_AS", 100 + n)):

@@ -55,8 +55,13 @@ def test_impossible_weights_are_refused(weights: dict[str, float]) -> None:
 def test_weights_by_size() -> None:
     given, sizes, ones = {"a": 1.0, "b": 2.0}, {"a": 100, "b": 25}, {"a": 1, "b": 1}
     assert mixture_weights(given, sizes, ones, "weight", 1.0) == given
-    assert mixture_weights(given, sizes, ones, "proportional", 1.0) == {"a": 100, "b": 50}
-    assert mixture_weights(given, sizes, ones, "temperature", 2.0) == {"a": 10, "b": 10}
+    assert mixture_weights(given, sizes, ones, "proportional", 1.0) == {"a": 1, "b": 0.5}
+    assert mixture_weights(given, sizes, ones, "temperature", 2.0) == {"a": 1, "b": 1}
+
+
+def test_a_low_temperature_leaves_the_largest() -> None:
+    weights = mixture_weights({"a": 1, "b": 1}, {"a": 100_000, "b": 1}, {"a": 1, "b": 1}, "temperature", 0.01)
+    assert weights == {"a": 1, "b": 0}
 
 
 def test_proportional_tasks_finish_an_epoch_together() -> None:

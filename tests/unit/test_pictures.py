@@ -138,6 +138,12 @@ def test_unreadable_files_are_named_in_one_sentence(tmp_path):
         load_picture(tmp_path)
 
 
+def test_a_damaged_pil_image_is_named_too(tmp_path):
+    (tmp_path / "cut.jpg").write_bytes(encoded(Image.fromarray(RGB), "JPEG")[:-40])
+    with Image.open(tmp_path / "cut.jpg") as image, pytest.raises(DataError, match=r"cut\.jpg' is truncated"):
+        load_picture(image)
+
+
 def test_decompression_bomb_is_refused_before_it_is_decoded(monkeypatch):
     bomb = encoded(Image.new("1", (20000, 20000)))
     with pytest.raises(DataError, match="million pixels"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 import traceback
 from collections.abc import Sequence
@@ -79,6 +80,9 @@ def create_app() -> typer.Typer:
 def main(arguments: Sequence[str] | None = None) -> None:
     """The `cynosure` command. Exits with 2 for what the user can put right, with 1 for anything else."""
     given = globals_first(sys.argv[1:] if arguments is None else arguments)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal that knows no "·" gets "?", not a failure
     try:
         app = create_app()
         _add_plugin_commands(app, given)

@@ -239,7 +239,7 @@ def _component_problems(document: Document, host: Host) -> Iterator[Problem]:
             own = {option: value for option, value in own.items() if option not in TaskUse.model_fields}
             also += list(TaskUse.model_fields)
         try:
-            filled = config.model_validate(own).model_dump(mode="json")
+            filled = config.model_validate(own).model_dump(mode="json", by_alias=True)
         except ValidationError as error:
             found = problems_of(error, config, key, document.place, also)
             # The dataset may still give a task what it lacks.

@@ -48,6 +48,7 @@ def as_part(value: Any) -> dict[str, Any]:
 
 Size = Annotated[int, Field(ge=1), BeforeValidator(_number)]
 Count = Annotated[int, Field(ge=0), BeforeValidator(_number)]
+Seed = Annotated[int, Field(ge=0, lt=2**63), BeforeValidator(_number)]
 Amount = Annotated[float, Field(ge=0, allow_inf_nan=False), BeforeValidator(_number)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False), BeforeValidator(_number)]
 Share = Annotated[float, Field(ge=0, le=1), BeforeValidator(_number)]
@@ -214,7 +215,7 @@ class RecipeFields(Section):
     """All fields of a recipe; `Recipe` adds what a recipe does."""
 
     version: Literal[1] = Field(1, alias="schema", description="version of the recipe format")
-    seed: Count = 0
+    seed: Seed = 0
     image_size: ImageSize = Field((64, 64), description="pixels the model works at, one number or [height, width]")
     data: dict[str, Part] = Field(min_length=1, description="datasets by a name of your choice")
     tasks: dict[str, TaskUse] = Field(min_length=1, description="the tasks to learn")

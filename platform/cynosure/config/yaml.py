@@ -36,8 +36,13 @@ class _Loader(yaml.SafeLoader):
     yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}
 
 
+class _Dumper(yaml.SafeDumper):
+    """Quotes the words that YAML 1.1 would read as something else, as ever, and those that `_Loader` would: `08`."""
+
+
 for _tag, (_pattern, _first) in _SCALARS.items():
-    _Loader.add_implicit_resolver(_tag, re.compile(rf"^(?:{_pattern})$"), ["" if c == "\0" else c for c in _first])
+    for _class in (_Loader, _Dumper):
+        _class.add_implicit_resolver(_tag, re.compile(rf"^(?:{_pattern})$"), ["" if c == "\0" else c for c in _first])
 
 
 @dataclass
@@ -177,7 +182,7 @@ def _number(kind: str, text: str) -> int | float:
 
 def dump_yaml(data: Any) -> str:
     """Plain data as YAML, in its own order."""
-    return yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=120)
+    return yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
 
 
 def merge(base: Document, over: Document) -> Document:

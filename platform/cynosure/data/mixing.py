@@ -61,4 +61,5 @@ def mixture_weights(
     if by == "weight":
         return dict(weights)
     power = 1.0 if by == "proportional" else 1.0 / temperature
-    return {task: weight * sizes[task] ** power / batch_sizes[task] for task, weight in weights.items()}
+    largest = max(sizes.values())  # shares do not depend on it, but small temperatures would overflow
+    return {task: weight * (sizes[task] / largest) ** power / batch_sizes[task] for task, weight in weights.items()}

@@ -6,7 +6,8 @@ import glob
 import io
 import struct
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -66,7 +67,9 @@ def load_picture(
     if isinstance(source, (bytes, bytearray, memoryview)):
         return _from_bytes(bytes(source), name or f"the {len(source)} bytes", bits)
     if isinstance(source, Image.Image):
-        return _from_pil(source, name or str(getattr(source, "filename", "") or "the PIL image"), bits)
+        name = name or str(getattr(source, "filename", "") or "the PIL image")
+        with _damage_told(name):
+            return _from_pil(source, name, bits)
     if isinstance(source, np.ndarray):
         return _from_array(source, name or "the array", bits)
     if hasattr(source, "detach") and hasattr(source, "cpu"):
@@ -143,15 +146,21 @@ def _from_file(path: Path, name: str, bits: Bits) -> Picture:
 def _from_bytes(data: bytes, name: str, bits: Bits) -> Picture:
     if not data:
         raise DataError(f"'{name}' is empty (0 bytes); fetch or export it again")
+    with _damage_told(name), warnings.catch_warnings():
+        # Our own limit follows; Pillow's advice on large or odd files would only repeat it.
+        warnings.simplefilter("ignore")
+        with Image.open(io.BytesIO(data)) as image:
+            _check_size(image, name)
+            if bits == 16 and image.mode in {"RGB", "RGBA"} and _is_deep(image):
+                return _from_array(_decoded(data, image), name, bits)
+            return _from_pil(image, name, bits)
+
+
+@contextmanager
+def _damage_told(name: str) -> Iterator[None]:
+    """What Pillow raises for a picture that it cannot decode, as a DataError with the picture's name."""
     try:
-        with warnings.catch_warnings():
-            # Our own limit follows; Pillow's advice on large or odd files would only repeat it.
-            warnings.simplefilter("ignore")
-            with Image.open(io.BytesIO(data)) as image:
-                _check_size(image, name)
-                if bits == 16 and image.mode in {"RGB", "RGBA"} and _is_deep(image):
-                    return _from_array(_decoded(data, image), name, bits)
-                return _from_pil(image, name, bits)
+        yield
     except Image.UnidentifiedImageError:
         raise DataError(f"'{name}' is not a picture in a known format") from None
     except Image.DecompressionBombError:

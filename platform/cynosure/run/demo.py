@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import time
 from pathlib import Path
@@ -34,7 +35,8 @@ ROWS_SHOWN = 6
 DRAWING_SECONDS = 12.0
 MARGIN = 0.78
 """Share of the time that is planned: a shared machine was seen to slow down by a third after the measurement."""
-METRICS, PICTURES = "metrics.json", "pictures"
+METRICS, PICTURES, MARK = "metrics.json", "pictures", "demo.json"
+"""What a demo leaves in its folder; the mark tells it from a run of the user's own, which is never touched."""
 
 
 def demo(host: Host, directory: Path, minutes: float, progress: Progress, seed: int = 0) -> tuple[Report, list[Path]]:
@@ -45,6 +47,7 @@ def demo(host: Host, directory: Path, minutes: float, progress: Progress, seed: 
     """
     start = time.monotonic()
     _make_room(directory)
+    write_text(directory / MARK, json.dumps({"minutes": minutes, "seed": seed}) + "\n")
     if has_progress(directory):
         progress.say(f"going on with the interrupted demo in {directory}, with the steps that were planned then.")
         session = Session.open(load_recipe(directory / RECIPE_FILE, host=host), host)
@@ -66,10 +69,10 @@ def _make_room(directory: Path) -> None:
     """Remove a finished demo; refuse a folder with anything that no demo has written."""
     if not directory.is_dir() or not any(directory.iterdir()):
         return
-    if not (directory / RECIPE_FILE).is_file():
+    if not (directory / MARK).is_file():
         raise CynosureError(f"{directory} holds files that are not a demo's: give another folder with --output.")
     if (directory / METRICS).is_file():
-        for name in (METRICS, RECIPE_FILE, "model.safetensors", "log.jsonl"):
+        for name in (METRICS, MARK, RECIPE_FILE, "model.safetensors", "log.jsonl"):
             (directory / name).unlink(missing_ok=True)
         for name in (PICTURES, "checkpoints", "cache"):
             shutil.rmtree(directory / name, ignore_errors=True)

@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -39,13 +39,15 @@ def write_whole(path: Path, write: Callable[[Path], None]) -> None:
         _flush(temporary)
         os.replace(temporary, path)
     except (OSError, SafetensorError) as error:
-        _remove(temporary)
+        with suppress(OSError):
+            _remove(temporary)
         raise CheckpointError(
             f"could not write {path} ({error}); what was there before is untouched: "
             "free some space, then go on (a training with --resume)."
         ) from error
     except BaseException:
-        _remove(temporary)
+        with suppress(OSError):
+            _remove(temporary)
         raise
 
 

@@ -35,8 +35,9 @@ def weights_digest(*modules: nn.Module) -> str:
 
 
 def data_digest(data: TaskData) -> str:
-    """A hash of a few examples as training sees them, spread over all rows: it tells other data and other options."""
-    digest = hashlib.sha256()
+    """A hash of a few examples as training sees them, spread over all rows, and of what the dataset says its rows are
+    made from: it tells other data, repaired data, and other options."""
+    digest = hashlib.sha256(str(getattr(data.rows, "key", "")).encode())
     for index in np.linspace(0, len(data.rows) - 1, min(DIGESTED, len(data.rows)), dtype=int):
         example = data.example(int(index), 0)
         for values in (example.inputs, example.targets):

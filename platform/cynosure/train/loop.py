@@ -134,7 +134,12 @@ def train(
 
 def _start(session: Session, directory: Path, resume: bool, progress: Progress) -> Run:
     accelerator = make_accelerator(session.recipe, directory)
-    directory.mkdir(parents=True, exist_ok=True)
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise TrainingError(
+            f"{directory} cannot be made a folder ({error.strerror}): give another one with --output."
+        ) from error
     with initial_weights(not (resume and saving.newest(directory))):
         model = build_model(session.recipe, session.host).to(accelerator.device)
     if session.recipe.train.compile:

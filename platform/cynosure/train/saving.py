@@ -152,8 +152,16 @@ def _write(run: Run, path: Path, tensors: Mapping[str, torch.Tensor], told: Mapp
 
 
 def resume(run: Run) -> None:
-    """Load the newest training checkpoint of the run's folder; a folder without one starts from the beginning."""
+    """Load the newest training checkpoint of the run's folder; a folder without one starts from the beginning.
+
+    Raises CheckpointError for a folder with nothing but a finished model, which a beginning would overwrite.
+    """
     path = newest(run.directory)
+    if path is None and is_finished(run.directory):
+        raise CheckpointError(
+            f"{run.directory} holds a finished model and no checkpoint to go on from: train from it in another folder, "
+            f"with --set init.from={run.directory}"
+        )
     if path is None:
         run.progress.say(f"{run.directory} holds no checkpoint yet: starting from the beginning.")
         return

@@ -246,7 +246,7 @@ def _segments(annotation: Mapping[str, Any], classes: Mapping[int, int], file: P
 
 def _read_json(file: Path) -> dict[str, Any]:
     try:
-        document = json.loads(file.read_text())
+        document = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise DataError(f"'{file}' does not exist; check `root` and `splits`") from None
     except (OSError, ValueError) as error:

@@ -130,7 +130,7 @@ def pair_up(folders: Folders) -> tuple[list[Pair], list[str]]:
 def named_in(file: Path, pairs: Sequence[Pair]) -> list[Pair]:
     """The pairs of all truths that a text file names, or an input of which it names; one a line, with any ending."""
     try:
-        lines = [line.strip() for line in file.read_text(encoding="utf-8").splitlines()]
+        lines = [line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines()]
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"'{file}' cannot be read: {error}; a list has one name a line") from error
     names = {name for line in lines for name in (Path(line).name, Path(line).stem)}

@@ -23,5 +23,5 @@ def centre_box(shape: tuple[int, int], size: tuple[int, int]) -> Box:
     height, width = shape
     scale = min(height / size[0], width / size[1])
     crop_height, crop_width = size[0] * scale, size[1] * scale
-    left, top = (width - crop_width) / 2, (height - crop_height) / 2
-    return left, top, left + crop_width, top + crop_height
+    left, top = max(0.0, (width - crop_width) / 2), max(0.0, (height - crop_height) / 2)  # rounding goes below 0
+    return left, top, min(left + crop_width, width), min(top + crop_height, height)

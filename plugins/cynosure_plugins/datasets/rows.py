@@ -27,7 +27,7 @@ class LiveRows(Sequence[Row]):
     def __init__(
         self, title: str, key: str, count: int, read: Callable[[int], Row], missing: Sequence[str] = ()
     ) -> None:
-        self.title, self.read = title, read
+        self.title, self.key, self.read = title, key, read
         self.kept, self.skipped = np.arange(count), list(missing)
         if count <= CHECK_UP_TO:
             checked = stored(key, count, {}, self._check, f"checking {title}")
