@@ -111,10 +111,13 @@ def tiny(golden: Path) -> Tiny:
 def test_forward(tiny: Tiny) -> None:
     model = tiny.model().eval()
     arrays = tiny.arrays
+    features: list[torch.Tensor] = []
+    model.tokenizer.head.register_forward_pre_hook(lambda _, given: features.append(given[0]))
     assert sum(p.numel() for p in model.parameters()) == tiny.settings["n_params"]
     same(model.tokenizer.bottleneck(tiny.x, {}, TASK)[:, 0], arrays["pre_z"], 5e-6, "the numbers that are quantized")
     encoded = model.tokenizer(tiny.x, {}, TASK)
     assert np.array_equal(encoded.codes.ids[..., 0].numpy(), arrays["z_indices"])
+    same(features[-1], arrays["features"], 5e-6, "what the head reads")
     same(encoded.vectors[:, 0], arrays["z_hat"], 5e-6, "the code's values")
     logits = model.base({}, encoded.vectors, TASK)
     same(logits, arrays["x_hat_logits"], 5e-6, "the logits")
@@ -143,7 +146,9 @@ def test_the_optimizer_groups_are_the_published_ones(tiny: Tiny) -> None:
         assert clips == (labels[name] == "regularized"), f"{name} is {labels[name]}"
 
 
-def test_three_optimizer_steps(tiny: Tiny) -> None:
+def test_three_optimizer_steps(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Some gradients are 0 but for rounding, which Adam divides by 1e-8: oneDNN's is too coarse for that on some CPUs.
+    monkeypatch.setattr(torch.backends.mkldnn, "enabled", False)
     settings, model = tiny.settings, tiny.model().train()
     lr, decay = settings["optimizer"]["lr"], settings["optimizer"]["adamw_weight_decay"]
     groups = [{"params": [p], **group_options(name, decay)} for name, p in model.named_parameters()]

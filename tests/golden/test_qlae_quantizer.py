@@ -112,6 +112,18 @@ def test_tripods_multi_information(legs: dict[str, torch.Tensor]) -> None:
     same(tripod.multi_information(legs["z_q"], std), legs["multiinformation"], rtol=1e-4)
 
 
+def test_bandwidth_of_tripods_joint_density(legs: dict[str, torch.Tensor]) -> None:
+    """Two equal heaps of latents, apart in one dimension, whose densities follow from the variances of the kernels."""
+    std, joint, marginal = legs["z_std"], legs["bandwidth_var"], legs["z_std"].square()
+    narrowing = (marginal / joint).log().sum() / 2
+    for k in range(len(std)):
+        latents = torch.zeros_like(legs["z"])
+        latents[::2, k] = std[k]
+        near = [(-marginal[k] / (2 * variance[k])).exp().log1p() for variance in (joint, marginal)]
+        wanted = (near[0] - near[1] + narrowing).expand(len(latents))
+        same(tripod.multi_information(latents, std), wanted, atol=0, rtol=1e-4)
+
+
 def test_tripods_hessian_penalties(legs: dict[str, torch.Tensor]) -> None:
     def decoder(z: torch.Tensor) -> dict[str, torch.Tensor]:
         hidden = torch.tanh(z @ legs["W1"])

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from cynosure.core.contracts import Encoder, Quantizer
 from cynosure.core.decoding import filter_logits
@@ -162,12 +163,34 @@ def test_logits(case: Case) -> None:
     np.testing.assert_allclose(case.logits(case.codes()), case.wanted("logits"), atol=2e-5, rtol=0)
 
 
+def test_what_goes_through_body_and_head(case: Case) -> None:
+    taps: dict[str, torch.Tensor] = {}
+    for name, part in (("body", case.prior.body), ("head", case.prior.head)):
+        part[0].register_forward_pre_hook(lambda _, given, name=name: taps.update({f"{name}_in": given[0].detach()}))
+        part[-1].register_forward_hook(lambda _, given, out, name=name: taps.update({f"{name}_out": out.detach()}))
+    case.logits(case.codes())
+    assert len(taps) == 4
+    for name, found in taps.items():
+        np.testing.assert_allclose(found, case.arrays[name], atol=2e-5, rtol=0, err_msg=name)
+
+
 def test_losses(case: Case) -> None:
     soft = torch.from_numpy(case.arrays["soft_targets"]).flatten(1, 2)
     hard = case.prior.loss(case.inputs, Codes(case.codes(), case.spec), TASK)["nll"]
     softened = case.prior.loss(case.inputs, Codes(case.codes(), case.spec, soft), TASK)["nll"]
     np.testing.assert_allclose(hard.detach(), case.arrays["loss_hard"], rtol=1e-5)
     np.testing.assert_allclose(softened.detach(), case.arrays["loss_soft"], rtol=1e-5)
+
+
+def test_loss_of_every_depth(case: Case) -> None:
+    """Of the logits at one depth and of targets that are certain; a loss that is asked for is the mean over depths."""
+    codes = case.codes()
+    logits = case.prior._predict(*case.prior._read(case.inputs, codes, TASK)).detach()
+    certain = F.one_hot(codes, case.spec.vocab_size).float()
+    for d, wanted in enumerate(case.arrays["codebook_loss"]):
+        depth = slice(d, d + 1)
+        found = case.prior._nll(logits[:, :, depth], Codes(codes, case.spec, certain[:, :, depth]))
+        np.testing.assert_allclose(found, wanted, rtol=1e-5, err_msg=f"depth {d}")
 
 
 @pytest.mark.parametrize("case", ["text_cond"], indirect=True)
@@ -208,19 +231,32 @@ def test_sampling_filters(golden: Path) -> None:
     np.testing.assert_array_equal(kept, arrays["tied_top1_kept"], err_msg="ties with the k-th logit must all be kept")
 
 
+def soft_loss(logits: torch.Tensor, targets: np.ndarray) -> torch.Tensor:
+    """What a prior that predicts logits [L, K] makes of targets [L, K]."""
+    length, size = logits.shape
+    spec = CodeSpec((Segment("codes", length, 1, size),))
+    options = RQTransformer.Config(dim=8, depth=1, head_depth=1, heads=1, mlp_dim=8, embedding="shared")
+    prior = RQTransformer(options, Shapes((8, 8), {TASK: 3}, spec), None)
+    prior._predict = lambda read, vectors: logits[None, :, None]  # type: ignore[method-assign]
+    ids = torch.zeros(1, length, 1, dtype=torch.long)
+    return prior.loss({}, Codes(ids, spec, torch.from_numpy(targets)[None, :, None]), TASK)["nll"]
+
+
 def test_soft_target_cross_entropy(golden: Path) -> None:
     """The loss itself; the published one adds 1e-7 inside a logarithm, which these tolerances allow for."""
     arrays = np.load(golden / "rqtransformer" / "soft_target_ce.npz")
-    spec = CodeSpec((Segment("codes", 6, 1, 20),))
-    options = RQTransformer.Config(dim=8, depth=1, head_depth=1, heads=1, mlp_dim=8, embedding="shared")
-    prior = RQTransformer(options, Shapes((8, 8), {TASK: 3}, spec), None)
     logits = torch.from_numpy(arrays["logits"]).requires_grad_()
-    prior._predict = lambda read, vectors: logits[None, :, None]  # type: ignore[method-assign]
-    targets = torch.from_numpy(arrays["targets"])[None, :, None]
-    loss = prior.loss({}, Codes(torch.zeros(1, 6, 1, dtype=torch.long), spec, targets), TASK)["nll"]
+    loss = soft_loss(logits, arrays["targets"])
     loss.backward()
     np.testing.assert_allclose(loss.detach(), arrays["loss"], rtol=1e-5)
     np.testing.assert_allclose(logits.grad, arrays["grad"], atol=1e-6)
+
+
+def test_soft_target_cross_entropy_of_every_code(golden: Path) -> None:
+    arrays = np.load(golden / "rqtransformer" / "soft_target_ce.npz")
+    for logits, targets, wanted in zip(arrays["logits"], arrays["targets"], arrays["per_item"], strict=True):
+        found = soft_loss(torch.from_numpy(logits[None]), targets[None])
+        np.testing.assert_allclose(found, wanted, rtol=1e-5)
 
 
 @pytest.mark.parametrize(("dim", "depth", "head_depth", "heads", "millions"), PARAMETERS)

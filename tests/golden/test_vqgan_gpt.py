@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from cynosure.core.contracts import Encoder
 from cynosure.core.decoding import filter_logits
-from cynosure.core.records import CodeSpec, SampleSettings, Segment, Shapes
+from cynosure.core.records import Codes, CodeSpec, SampleSettings, Segment, Shapes
 from cynosure_plugins.priors.gpt import GPT
 
 FILES = ("gpt.npz", "gpt_unmasked.npz")
@@ -80,19 +80,28 @@ def context(arrays: Mapping[str, Any], vectors: torch.Tensor) -> dict[str, torch
     return {"context": vectors + places}
 
 
+def logits_everywhere(model: GPT, inputs: Mapping[str, Any], tokens: torch.Tensor) -> torch.Tensor:
+    """Those of the prefix too, which predict nothing here but count in the published loss."""
+    prefix = model._prefix(inputs, len(tokens), "generation")
+    return model._run(torch.cat([prefix, model._embed(tokens[:, :-1])], 1), prefix.shape[1])
+
+
 def tokens_as_context(arrays: Mapping[str, Any], count: int) -> dict[str, torch.Tensor]:
     return context(arrays, F.embedding(arrays["idx"][:, :count], arrays["sd/tok_emb.weight"]))
 
 
 @pytest.mark.parametrize("file", FILES)
-def test_logits_and_loss(golden: Path, file: str) -> None:
+def test_logits_and_loss(golden: Path, file: str, monkeypatch: pytest.MonkeyPatch) -> None:
     arrays = load(golden / "vqgan" / file)
     prefix = max(1, arrays["config"]["n_unmasked"])
     tokens = F.pad(arrays["idx"][:, prefix:], (0, 1))  # the last one is predicted, never read
-    logits = prior(arrays, prefix).logits(tokens_as_context(arrays, prefix), tokens, "generation")
-    torch.testing.assert_close(logits, arrays["logits"][:, prefix - 1 :], atol=2e-5, rtol=0)
-    all_logits = torch.cat([arrays["logits"][:, : prefix - 1], logits], 1)
-    loss = F.cross_entropy(all_logits.flatten(0, 1), arrays["targets"].flatten())
+    model, inputs = prior(arrays, prefix), tokens_as_context(arrays, prefix)
+    logits = logits_everywhere(model, inputs, tokens)
+    torch.testing.assert_close(logits, arrays["logits"], atol=2e-5, rtol=0)
+    torch.testing.assert_close(model.logits(inputs, tokens, "generation"), logits[:, prefix - 1 :], atol=0, rtol=0)
+    monkeypatch.setattr(model, "logits", lambda *_: logits)  # the targets are not the tokens that the model read
+    spec = CodeSpec((Segment("codes", logits.shape[1], 1, logits.shape[2]),))
+    loss = model.loss(inputs, Codes(arrays["targets"][..., None], spec), "generation")["nll"]
     torch.testing.assert_close(loss, arrays["loss"], atol=0, rtol=1e-5)
 
 
@@ -102,13 +111,16 @@ def test_filter_of_the_best_five(golden: Path, file: str) -> None:
     assert torch.equal(filter_logits(arrays["logits"][:, -1], top_k=5), arrays["top5_logits_last"])
 
 
-def test_logits_after_a_longer_prefix(golden: Path) -> None:
-    arrays = load(golden / "vqgan" / FILES[0])
-    vectors = arrays["prefix_embeddings"]
-    count = vectors.shape[1]
-    tokens = F.pad(arrays["idx"][:, :-count], (0, 1))
-    logits = prior(arrays, count).logits(context(arrays, vectors), tokens, "generation")
-    torch.testing.assert_close(logits, arrays["logits_with_prefix"][:, count - 1 :], atol=2e-5, rtol=0)
+@pytest.mark.parametrize("file", FILES)
+def test_logits_after_a_longer_prefix(golden: Path, file: str) -> None:
+    """Where more positions see each other than the prefix has, the first tokens belong to it."""
+    arrays = load(golden / "vqgan" / file)
+    vectors, tokens = arrays["prefix_embeddings"], arrays["idx"][:, : -arrays["prefix_embeddings"].shape[1]]
+    more = max(0, arrays["config"]["n_unmasked"] - vectors.shape[1])
+    vectors = torch.cat([vectors, F.embedding(tokens[:, :more], arrays["sd/tok_emb.weight"])], 1)
+    model = prior(arrays, vectors.shape[1])
+    logits = logits_everywhere(model, context(arrays, vectors), F.pad(tokens[:, more:], (0, 1)))
+    torch.testing.assert_close(logits, arrays["logits_with_prefix"], atol=2e-5, rtol=0)
 
 
 def test_greedy_codes_written_with_a_cache(golden: Path) -> None:

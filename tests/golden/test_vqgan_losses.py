@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from cynosure.core.records import Shapes
-from cynosure_plugins.criteria.adversarial import Adversarial, discriminator_loss
+from cynosure_plugins.criteria.adversarial import Adversarial, adaptive_weight, discriminator_loss
 from cynosure_plugins.criteria.discriminator import PatchDiscriminator
 from cynosure_plugins.criteria.vgg import difference, scaled
 
@@ -56,7 +56,7 @@ def test_discriminator_losses(losses: Arrays, kind: str) -> None:
 @pytest.mark.parametrize("step", [0, 10])
 def test_whole_loss_before_and_after_the_adversarial_phase_begins(losses: Arrays, step: int) -> None:
     weights = state(losses, "batchnorm_2")
-    config = Adversarial.Config(weight=0.8, start=10, layers=2, channels=len(weights["main.0.weight"]))
+    config = Adversarial.Config(weight=0.8, start=10, lead=0, ramp=0, layers=2, channels=len(weights["main.0.weight"]))
     criterion = Adversarial(config, Shapes((32, 32), {TASK: 3})).eval()
     criterion.discriminator.load_state_dict(weights)
     criterion.steps.fill_(step)
@@ -65,7 +65,10 @@ def test_whole_loss_before_and_after_the_adversarial_phase_begins(losses: Arrays
     reconstruction = (outputs - target).abs().mean()
     found = criterion(outputs, target, TASK, reconstruction, last)
     of_generator = found.get("generator", torch.zeros(()))
+    fooling = criterion._fooling(outputs)  # published at every step, computed here from `start` on
     wanted = {
+        "g_loss": fooling,
+        "d_weight": config.weight * adaptive_weight(reconstruction, fooling, last),
         "disc_loss": found["discriminator"],
         "nll": reconstruction,
         "total": reconstruction + of_generator + tensor(losses, "aw_codebook_loss"),

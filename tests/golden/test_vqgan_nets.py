@@ -47,7 +47,16 @@ def test_encoder_and_codes(parts: Any, io: Arrays) -> None:
     assert encoded.codes.ids.flatten().tolist() == io["codes"].flatten().tolist()
     assert tokenizer.spec.grid == io["codes"].shape[1:]
     same(encoded.vectors, rows(io["quantized"]))
-    same(sum(encoded.losses.values(), torch.zeros(())), io["emb_loss_legacy"])
+    same(tokenizer.vectors(encoded.codes), rows(io["quantized_lookup"]))
+    same(sum(encoded.losses.values(), torch.zeros(())), io["emb_loss_legacy"], atol=0)
+
+
+def test_loss_with_beta_on_the_right_term(parts: Any, io: Arrays) -> None:
+    trained = parts["tokenizer"].quantizer
+    quantizer = published_vq(trained.vocab_size, trained.dim, commitment=float(io["beta"]))
+    quantizer.load_state_dict(trained.state_dict())
+    losses = quantizer(parts["tokenizer"].bottleneck(torch.from_numpy(io["image"]), {}, TASK)).losses
+    same(sum(losses.values(), torch.zeros(())), io["emb_loss_fixed"], atol=0)
 
 
 def test_reconstruction(parts: Any, io: Arrays) -> None:

@@ -83,11 +83,12 @@ class Gumbel:
 
 
 @pytest.mark.parametrize("temperature", TEMPERATURES)
-@pytest.mark.parametrize("mode", ["train_soft", "train_hard"])
+@pytest.mark.parametrize("mode", ["train_soft", "train_hard", "eval"])
 def test_gumbel_codes_loss_and_gradients(
     golden: Path, temperature: str, mode: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    case = Gumbel(golden, temperature, mode == "train_hard")
+    """The published code takes one noisy code a vector in evaluation too, which here only training does."""
+    case = Gumbel(golden, temperature, hard=mode != "train_soft")
     arrays, where = case.arrays, f"tau{temperature}/{mode}"
     noise = rows(arrays["gumbel_noise"]).flatten(0, 1)
     monkeypatch.setattr(gumbel, "gumbel_noise", lambda like: noise.view_as(like))
@@ -103,12 +104,14 @@ def test_gumbel_codes_loss_and_gradients(
     same(gradient, arrays[f"{where}/grad_proj_weight"][:, :, 0, 0], atol=1e-5, rtol=1e-4)
 
 
-def test_gumbel_evaluation_takes_the_likeliest_code(golden: Path) -> None:
+@pytest.mark.parametrize("temperature", TEMPERATURES)
+def test_gumbel_evaluation_takes_the_likeliest_code(golden: Path, temperature: str) -> None:
     """Unlike the published code, whose codes are random in evaluation too."""
-    case = Gumbel(golden, TEMPERATURES[0], hard=True)
+    case = Gumbel(golden, temperature, hard=True)
     out = case.part.eval()(case.vectors)
+    same(case.part.project(case.vectors), rows(case.arrays["logits"]))
     assert np.array_equal(out.ids.flatten().numpy(), case.arrays["argmax_logits"].flatten())
-    same(out.losses["kl"], case.arrays[f"tau{TEMPERATURES[0]}/eval/kl"], atol=0)
+    same(out.losses["kl"], case.arrays[f"tau{temperature}/eval/kl"], atol=0)
     assert torch.equal(out.vectors, case.part.lookup(out.ids))
 
 
