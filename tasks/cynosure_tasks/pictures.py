@@ -13,6 +13,7 @@ from typing import Any, Literal, Self
 import numpy as np
 import torch
 from pydantic import Field, model_validator
+from torch.nn import functional as F
 
 from cynosure.core.contracts import PartConfig, Task
 from cynosure.core.records import Batch, Example, Prediction
@@ -31,6 +32,12 @@ class PictureConfig(PartConfig):
 
     l1: float = Field(0.0, ge=0, description="weight of the mean absolute error; VQGAN has 1, and l2 0")
     l2: float = Field(1.0, ge=0, description="weight of the mean squared error, of pixels in [-1, 1]")
+    cross_entropy: float = Field(
+        0.0,
+        ge=0,
+        description="weight of the cross entropy of pixels in [0, 1]; QLAE has 1, and l2 0. Outputs are then logits,"
+        " which no criterion can judge",
+    )
     augment: Augment = Field("flip", description="'flip' mirrors half of the pictures; 'crop' also cuts a part out")
     metrics: Mapping[str, Mapping[str, Any]] = Field(
         {}, description="further metrics by name, such as {feature_distance: {network: FILE}}"
@@ -38,8 +45,8 @@ class PictureConfig(PartConfig):
 
     @model_validator(mode="after")
     def _some_loss(self) -> Self:
-        if not self.l1 + self.l2:
-            raise ValueError("l1 and l2 are both 0: give one of them a weight, or nothing is learnt")
+        if not self.l1 + self.l2 + self.cross_entropy:
+            raise ValueError("l1, l2 and cross_entropy are all 0: give one of them a weight, or nothing is learnt")
         return self
 
 
@@ -82,16 +89,29 @@ class PictureTask(Task):
         return image[inception_box(image.shape[:2], rng, CROP_AREA, (aspect, aspect))] if cut else image
 
     def encode_targets(self, batch: Batch) -> torch.Tensor:
-        return batch.targets["rgb"]
+        """Pictures in [-1, 1], or in [0, 1] as QLAE has them, where outputs are logits."""
+        rgb = batch.targets["rgb"]
+        return (rgb + 1) / 2 if self.config.cross_entropy else rgb
 
     def loss(self, outputs: torch.Tensor, batch: Batch) -> dict[str, torch.Tensor]:
-        """Mean errors over everything, of pixels in [-1, 1]: absolute and squared, by their weights."""
-        error = outputs.float() - batch.targets["rgb"]
-        terms = {"l1": (self.config.l1, error.abs), "l2": (self.config.l2, error.square)}
+        """Means over everything, by their weights: absolute and squared errors of pixels in [-1, 1], cross entropy."""
+        outputs, rgb = outputs.float(), batch.targets["rgb"]
+        error = self._pixels(outputs) - rgb
+        terms = {
+            "l1": (self.config.l1, error.abs),
+            "l2": (self.config.l2, error.square),
+            "cross_entropy": (
+                self.config.cross_entropy,
+                lambda: F.binary_cross_entropy_with_logits(outputs, (rgb + 1) / 2, reduction="none"),
+            ),
+        }
         return {name: weight * value().mean() for name, (weight, value) in terms.items() if weight}
 
+    def _pixels(self, outputs: torch.Tensor) -> torch.Tensor:
+        return torch.tanh(outputs / 2) if self.config.cross_entropy else outputs  # 2 sigmoid(logit) - 1
+
     def decode(self, outputs: torch.Tensor, batch: Batch) -> list[Prediction]:
-        return self._predictions(outputs.detach().float(), batch)
+        return self._predictions(self._pixels(outputs.detach().float()), batch)
 
     def truth(self, batch: Batch) -> list[Prediction]:
         return self._predictions(batch.targets["rgb"], batch)

@@ -30,7 +30,7 @@ PARTS = {
         f"model.base={VQGAN}",
         f"model.tokenizer={VQGAN}",
         "model.tokenizer.quantizer={name: multiscale, vocab_size: 8, dim: 4, scales: [1, 2, 8]}",
-        "model.criteria=[{name: adversarial, channels: 4, layers: 2, adaptive: false}]",
+        "model.criteria=[{name: adversarial, channels: 4, layers: 2, adaptive: false, ramp: 0}]",
         f"model.prior={{name: next_scale, {PRIOR}}}",
         "train.stages=[codes, prior]",
     ),

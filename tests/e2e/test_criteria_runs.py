@@ -31,7 +31,7 @@ model:
   base: {name: vqgan, channels: 32, multipliers: [1, 1], blocks: 1, attention: [], z_channels: 8}
   criteria:
   - {name: lpips, network: random}
-  - {name: adversarial, channels: 4, layers: 2, start: 4, lead: 2, lecam: 0.01}
+  - {name: adversarial, channels: 4, layers: 2, start: 4, lead: 2, ramp: 0, lecam: 0.01}
 train:
   stages: [codes]
   codes: {steps: 8, lr: 2.0e-3, betas: [0.5, 0.9], accumulate: 2, ema: 0.5, clip: 0}
@@ -105,7 +105,10 @@ def test_two_processes_keep_one_discriminator(tmp_path: Path) -> None:
     project = Project(tmp_path)
     project.plugin("spies", SPIES)
     sets = (*CODES_ONLY, "tasks.depth=null", "tasks.colorization.encoding=rgb", "train.codes.ema=0")
-    criteria = [{"name": "lpips", "network": "random"}, {"name": "adversarial", "channels": 4, "layers": 2, "start": 2}]
+    criteria = [
+        {"name": "lpips", "network": "random"},
+        {"name": "adversarial", "channels": 4, "layers": 2, "start": 2, "lead": 0, "ramp": 0},
+    ]
     criteria[1]["norm"] = "act"
     arguments = [part for each in (*sets, f"model.criteria={json.dumps(criteria)}") for part in ("--set", each)]
     done = project.command("train", "recipe.yaml", "-o", "run", *arguments, processes=2)

@@ -16,7 +16,7 @@ from cynosure.run.loading import load
 from cynosure.train.checkpoint import read_tensors, write_tensors
 
 PICTURES = ("tasks.depth=null", "tasks.colorization.encoding=rgb")
-LOSSES = "[{name: lpips, network: random}, {name: adversarial, channels: 4, layers: 2}]"
+LOSSES = "[{name: lpips, network: random}, {name: adversarial, channels: 4, layers: 2, ramp: 0}]"
 CRITERIA = (*PICTURES, f"model.criteria={LOSSES}")
 
 

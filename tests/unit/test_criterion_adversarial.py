@@ -18,7 +18,9 @@ TARGETS = torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(1)) *
 
 def make(**options: Any) -> Adversarial:
     torch.manual_seed(0)
-    return Adversarial(Adversarial.Config(**{"channels": 4, "layers": 2, **options}), SHAPES).train()
+    return Adversarial(
+        Adversarial.Config(**{"channels": 4, "layers": 2, "lead": 0, "ramp": 0, **options}), SHAPES
+    ).train()
 
 
 def pictures(seed: int = 0) -> tuple[torch.Tensor, nn.Parameter]:

@@ -56,6 +56,14 @@ def test_the_oracle_writes_codes_from_the_answer(model: GuidedModel, batch: Batc
     assert torch.equal(drawn(model, other, "oracle", batch.keys), ids.flip(0))
 
 
+def test_an_oracle_whose_vectors_are_nan_does_not_write_codes(model: GuidedModel, batch: Batch) -> None:
+    """A quantizer gives NaN a code like any other vector; codes of nothing must not be kept and learnt."""
+    assert model.tokenizer is not None
+    next(model.tokenizer.parameters()).data.fill_(torch.nan)
+    with pytest.raises(CynosureError, match=r"vectors of task depth are not finite: either its data hold NaN"):
+        model.eval().encode(batch)
+
+
 @pytest.mark.parametrize("source", ["prior", "random"])
 def test_drawn_codes_depend_on_the_row_s_seed_and_not_on_the_answer(
     model: GuidedModel, batch: Batch, source: CodeSource

@@ -72,12 +72,17 @@ def test_only_vectors_keep_their_weight(plugin: Any, name: str) -> None:
     assert group_of(optimizer, module.inner.bias)["weight_decay"] == 0
 
 
-def test_scales_of_heads_do_not_decay() -> None:
-    """Axes of length 1 make no matrix of a vector."""
-    given = run("adamw")
+@pytest.mark.parametrize(("plugin", "name"), ALL)
+def test_scales_and_tables_do_not_decay(plugin: Any, name: str) -> None:
+    """Embeddings, positions and codebooks: rows that no example uses would only shrink."""
+    given = run(name)
     given.model.scales = nn.Parameter(torch.ones(4, 1, 1))
-    optimizer = adamw.cynosure_build_optimizer(run=given)
-    assert optimizer is not None and group_of(optimizer, given.model.scales)["weight_decay"] == 0
+    given.model.table = nn.Embedding(16, 4)
+    given.model.positions = nn.Parameter(torch.ones(1, 16, 4))
+    optimizer = plugin.cynosure_build_optimizer(run=given)
+    assert optimizer is not None
+    for parameter in (given.model.scales, given.model.table.weight, given.model.positions):
+        assert group_of(optimizer, parameter)["weight_decay"] == 0
 
 
 def test_adamw_takes_rate_and_betas_from_the_stage() -> None:

@@ -108,3 +108,12 @@ def test_the_curvature_penalty_makes_layers_see_latents_one_by_one() -> None:
         found.append(float(penalty.detach()))
     assert vectors.grad is None
     assert sum(found[-10:]) < 0.8 * sum(found[:10])
+
+
+def test_codebooks_decay_no_more_than_the_values_of_codes() -> None:
+    """What is compared with QLAE under its optimizer must not have its codebook pulled to zero."""
+    decays = {
+        name: group_options(f"tokenizer.{name}", 0.1)["weight_decay"] for name in ("quantizer.weight", "head.weight")
+    }
+    assert decays == {"quantizer.weight": 0.0, "head.weight": 0.1}
+    assert group_options("tokenizer.quantizer.project.weight", 0.1)["weight_decay"] == 0.1

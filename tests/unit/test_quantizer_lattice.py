@@ -138,9 +138,10 @@ def test_the_entropy_loss_brings_dead_bits_back(make: Any, joint_bits: int) -> N
     assert joint_bits == 1 or (out.usage > 0).all(), out.usage.tolist()
 
 
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
 @pytest.mark.parametrize("part", [fsq(8, 5, 5), lfq(bits=6), bsq(bits=6)])
-def test_vectors_that_are_not_finite_stop_the_step(part: Any) -> None:
-    part.train()(torch.full((1, 2, part.dim), torch.nan))
+def test_vectors_that_are_not_finite_stop_the_step(part: Any, value: float) -> None:
+    part.train()(torch.full((1, 2, part.dim), value))
     with pytest.raises(TrainingError, match="not finite"):
         part.learn()
     part(torch.randn(1, 2, part.dim))

@@ -46,8 +46,27 @@ def test_losses_have_their_weights() -> None:
     losses = labelled(l1=2.0, l2=0.5).loss(zeros, batch)
     assert {name: float(value) for name, value in losses.items()} == {"l1": 2.0, "l2": 0.5}
     assert set(labelled(l1=1.0, l2=0.0).loss(zeros, batch)) == {"l1"}
-    with pytest.raises(ValueError, match="l1 and l2 are both 0"):
+    with pytest.raises(ValueError, match="l1, l2 and cross_entropy are all 0"):
         labelled(l2=0.0)
+
+
+def test_outputs_may_be_logits_of_pixels() -> None:
+    """As QLAE is trained: what is small for the right picture, shown by the sigmoid."""
+    task = labelled(l2=0.0, cross_entropy=0.5)
+    batch = batch_of(task, {"image": photo(), "label": 2})
+    shares = task.encode_targets(batch)
+    assert shares.min() >= 0 and shares.max() <= 1
+    logits = torch.logit(shares, eps=1e-6).requires_grad_()
+    loss = task.loss(logits, batch)["cross_entropy"]
+    (gradient,) = torch.autograd.grad(loss, logits)
+    assert gradient.abs().max() < 1e-6, "another picture would be better"
+    entropy = -(torch.xlogy(shares, shares) + torch.xlogy(1 - shares, 1 - shares)).mean()
+    torch.testing.assert_close(loss, 0.5 * entropy, atol=1e-4, rtol=0)
+    np.testing.assert_array_equal(task.decode(logits, batch)[0].values["rgb"], photo())
+    torch.testing.assert_close(
+        labelled(l2=1.0, cross_entropy=1.0).loss(torch.zeros_like(shares), batch)["l2"],
+        batch.targets["rgb"].square().mean(),
+    )
 
 
 def test_answers_know_what_they_were_made_from() -> None:

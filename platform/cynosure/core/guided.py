@@ -148,10 +148,18 @@ class GuidedModel(nn.Module):
 
     @torch.no_grad()
     def encode(self, batch: Batch) -> Codes:
-        """The oracle's codes of a batch that carries targets."""
+        """The oracle's codes of a batch that carries targets.
+
+        Raises CynosureError when its vectors are not finite, to which a quantizer would give codes all the same.
+        """
         encoded = self._encode(batch)
         if encoded is None:
             raise CynosureError("this model has no tokenizer, hence no codes.")
+        if not encoded.vectors.is_meta and not bool(encoded.vectors.isfinite().all()):
+            raise CynosureError(
+                f"the oracle's vectors of task {batch.task} are not finite: either its data hold NaN, and must be "
+                "repaired, or the weights do, and an earlier checkpoint must be used."
+            )
         return encoded.codes
 
     @torch.no_grad()

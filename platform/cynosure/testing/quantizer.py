@@ -201,22 +201,27 @@ def computes_in_full_precision(subject: Subject) -> None:
 
 @check("quantizer")
 def refuses_nan(subject: Subject) -> None:
+    for value in ("nan", "inf"):
+        _refuses(subject, value)
+
+
+def _refuses(subject: Subject, value: str) -> None:
     quantizer, spared = subject.build().train(), subject.build().train()
     before = _state(quantizer)
     vectors = _vectors(quantizer)
-    vectors[0, 0, 0] = float("nan")
+    vectors[0, 0, 0] = float(value)
     try:
         quantizer(vectors)
         quantizer(_vectors(quantizer))
         quantizer.learn()
     except CynosureError:
         changed = _changed(quantizer, before)
-        assert not changed, f"NaN was refused only after it changed {changed}"
+        assert not changed, f"{value} was refused only after it changed {changed}"
         for each in (quantizer, spared):
             _train(each)
         assert not (changed := _changed(quantizer, _state(spared))), f"a refused step is remembered in {changed}"
         return
-    raise AssertionError("NaN was taken in training; raise TrainingError before any state changes")
+    raise AssertionError(f"{value} was taken in training; raise TrainingError before any state changes")
 
 
 @check("quantizer")

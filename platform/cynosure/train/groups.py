@@ -7,6 +7,7 @@ from itertools import accumulate
 from typing import Any
 
 from torch import nn
+from torch.nn.modules.conv import _ConvNd
 
 from cynosure.core.shards import is_sharded
 from cynosure.errors import TrainingError, did_you_mean
@@ -31,6 +32,13 @@ def parameter_groups(run: Any, options: Callable[[str, nn.Parameter], Mapping[st
         group["params"].append(parameter)
         group["names"].append(name)
     return list(groups.values())
+
+
+def kernels(model: nn.Module) -> set[str]:
+    """The names of what decays: weights of linear layers and convolutions. Vectors do not, nor do tables (embeddings,
+    positions, codebooks), whose rows would shrink wherever no example needs them."""
+    layers = (name for name, module in model.named_modules() if isinstance(module, nn.Linear | _ConvNd))
+    return {f"{layer}.weight" for layer in layers}
 
 
 def _scale(name: str, scales: Mapping[str, float]) -> float:

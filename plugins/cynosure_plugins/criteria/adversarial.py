@@ -34,10 +34,10 @@ class Adversarial(Criterion):
 
     `start`, `weight` and `loss` are VQGAN's disc_start, disc_weight and disc_loss; its disc_factor f is `weight` and
     `discriminator_weight` times f. RQ-VAE: both weights 0.75, layers 2. MaskGIT and ViT-VQGAN: adaptive false, weight
-    0.1, loss nonsaturating (on discriminators of StyleGAN).
+    0.1, loss nonsaturating (on discriminators of StyleGAN); MaskGIT sums where VQGAN halves: discriminator_weight 2.
 
-    As published the discriminator is untrained when it is first listened to, and listened to in full at once, which
-    ruins the reconstruction for long. `lead` trains it beforehand, `ramp` lets its weight grow.
+    As published (`lead: 0`, `ramp: 0`) the discriminator is untrained when it is first listened to, and listened to in
+    full at once, which ruins the reconstruction for long. `lead` trains it beforehand, `ramp` lets its weight grow.
 
     The norm of a stage's gradient is clipped together with the discriminator's: VQGAN's recipe is `clip: 0`, betas
     [0.5, 0.9], weight_decay 0, final_lr 1.
@@ -53,8 +53,8 @@ class Adversarial(Criterion):
             "otherwise raises the mean of the discriminator's answers",
         )
         start: NonNegativeInt = Field(0, description="optimizer step from which the generator's term counts")
-        lead: NonNegativeInt = Field(0, description="steps before `start` in which the discriminator learns alone")
-        ramp: NonNegativeInt = Field(0, description="steps after `start` in which the generator's term grows to full")
+        lead: NonNegativeInt = Field(1000, description="steps before `start` in which the discriminator learns alone")
+        ramp: NonNegativeInt = Field(1000, description="steps after `start` in which the generator's term grows")
         lecam: NonNegativeFloat = Field(
             0.0, description="weight of LeCam's regularisation (Tseng et al. 2021), which tames it where data are few"
         )

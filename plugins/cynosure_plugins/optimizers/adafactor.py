@@ -7,12 +7,11 @@ from typing import Any, final
 
 import torch
 from torch import nn
-from torch.nn.modules.conv import _ConvNd
 
 from cynosure import hookimpl
 from cynosure.core.blocks import Shape, published_shapes
 from cynosure.core.shards import local, sharded_like, whole
-from cynosure.train.groups import parameter_groups
+from cynosure.train.groups import kernels, parameter_groups
 
 MIN_FACTORED = 32
 """Tensors whose second largest axis is shorter keep all their second moments."""
@@ -135,14 +134,13 @@ def cynosure_build_optimizer(run: Any) -> torch.optim.Optimizer | None:
     """Answers for stages with `optimizer: adafactor`; UViM has `betas: [0.9, 0.95]`.
 
     `weight_decay` is decoupled: a share of the weight that each step at the peak of the schedule takes off, whatever
-    `lr` and `lr_scale`. Only the weights of linear layers and convolutions decay.
+    `lr` and `lr_scale`; only `kernels` decay.
     """
     settings = run.settings
     if settings.optimizer != "adafactor":
         return None
-    layers = {name for name, module in run.model.named_modules() if isinstance(module, nn.Linear | _ConvNd)}
-    kernels = {f"{layer}.weight" for layer in layers}
-    groups = parameter_groups(run, lambda name, p: {"weight_decay": settings.weight_decay if name in kernels else 0.0})
+    decaying = kernels(run.model)
+    groups = parameter_groups(run, lambda name, _: {"weight_decay": settings.weight_decay * (name in decaying)})
     for group in groups:
         group["weight_decay"] /= group["lr"]
     named = dict(run.model.named_parameters())

@@ -12,12 +12,14 @@ from cynosure.train.groups import parameter_groups
 
 LARGEST = 1.0
 UNREGULARIZED = ("bias", "values")
-"""Last parts of the names of what neither decays nor is clipped: biases, those of norms too, and a code's values."""
+"""Last parts of the names of what neither decays nor is clipped: biases, those of norms too, and a code's values. Other
+parameters of a quantizer itself are left alone too: a codebook holds the values of other codes."""
 
 
 def group_options(name: str, weight_decay: float) -> dict[str, Any]:
     """What the parameter `name` belongs to: plain Adam, or element-wise clipping and AdamW."""
-    plain = name.rpartition(".")[2] in UNREGULARIZED
+    *_, parent, last = "", *name.split(".")
+    plain = last in UNREGULARIZED or parent == "quantizer"
     return {"clip_elements": not plain, "weight_decay": 0.0 if plain else weight_decay}
 
 

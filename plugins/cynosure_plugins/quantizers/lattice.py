@@ -84,7 +84,7 @@ class Lattice(Quantizer):
         with torch.autocast(vectors.device.type, enabled=False):
             bounded = self.bound(vectors.float())
             if self.training:
-                self._watch.see(bounded)
+                self._watch.see(vectors.float())  # what bounds them makes infinite ones finite
             digits = self.digits(bounded.detach())
             values = self.values(digits)
             ids = torch.stack([run.sum(-1) for run in (digits * self.place).split(self.lengths, dim=-1)], dim=-1)
