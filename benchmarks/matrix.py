@@ -256,7 +256,7 @@ PAGE = """# Every quantizer with every prior
 
 Written by `OMP_NUM_THREADS=1 python benchmarks/matrix.py{arguments}`, from the parts that are registered. RMSE in
 metres ↓, in brackets δ1 ↑, of the depth of {rows} test scenes, with the likeliest codes, seed {seed}. Milliseconds are
-CPU time of one thread from picture to answer, the best of five. One seed and a minute of training: a few per cent
+CPU time of one thread from picture to answer, the best of five. One seed and some minutes of training: a few per cent
 between two cells mean nothing.
 
 Depth of 32 x 32 scenes: `vit_oracle` with 16 vectors of about eight bits, base and priors of two blocks of width 64;
@@ -279,7 +279,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("priors", nargs="*", metavar="PRIOR", help="only these, and no page")
     parser.add_argument(
-        "--steps", type=int, default=200, help="optimizer steps of a stage; twice as many at the size of depth/tiny"
+        "--steps", type=int, default=400, help="optimizer steps of a stage; twice as many at the size of depth/tiny"
     )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path, default=Path("runs/matrix"))

@@ -130,6 +130,10 @@ class Depth(Task):
         how = resize_nearest if self.config.resize == "uvim" else resize_linear
         return prediction.with_values({"depth": how(prediction.values["depth"], (image.shape[0], image.shape[1]))})
 
+    def comparable(self, prediction: Prediction, truth: Prediction) -> Prediction:
+        """Depth where the truth has some: elsewhere, as in the sky, nothing is learnt and nothing is measured."""
+        return prediction.with_values({"depth": prediction.values["depth"] * (truth.values["depth"] > 0)})
+
     def draw(self, prediction: Prediction) -> np.ndarray:
         """Warm is near, blue is far, on one scale for all pictures: max_depth / 20 to max_depth."""
         return files.depth_to_rgb(prediction.values["depth"], self.config.max_depth / 20, self.config.max_depth)

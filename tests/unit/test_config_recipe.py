@@ -127,7 +127,7 @@ def test_five_mistakes_are_all_reported_at_their_lines(host):
         ("train: {precision: fp8}", "train.precision: should be 'no', 'bf16' or 'fp16'"),
         ("image_size: 0", "image_size.0: should be greater than or equal to 1"),
         ("image_size: [32]", "image_size.1: is missing"),
-        ("image_size: big", "image_size: should be a valid tuple"),
+        ("image_size: big", "image_size: must be one number, or [height, width]"),
         ("mixing: {by: wieght}", "mixing.by: should be 'weight'"),
         ("model: {prior: null, base: 3}", "model.base: must be a name, or a mapping with 'name'"),
         ("model: {prior: null}\ntrain: {stages: [prior]}", "train.stages: stage 'prior' needs model.prior"),

@@ -141,3 +141,13 @@ def test_restored_depth_has_the_size_of_the_photo(resize: str, values: set[float
 def test_metric_judges_the_range_that_is_predicted() -> None:
     task = depth_task(min_depth=0.5, max_depth=12)
     assert task.metrics() == {"depth_error": {"min_depth": 0.5, "max_depth": 12}}
+
+
+def test_beside_the_truth_only_depth_that_it_has_is_shown() -> None:
+    """In the sky the model says anything; a picture of it would look like a mistake."""
+    task = depth_task()
+    batch = batch_of(task, row())
+    truth = task.truth(batch)[0]
+    shown = task.comparable(Prediction(task, {"depth": np.full((8, 8), 3, np.float32)}), truth).values["depth"]
+    assert (shown[0] == 0).all() and (shown[1:] == 3).all()
+    np.testing.assert_array_equal(task.draw(task.comparable(truth, truth)), task.draw(truth))

@@ -52,7 +52,8 @@ def _stage(plan: StagePlan) -> str:
 
 def _step(plan: StagePlan) -> str:
     """'1,024 examples = 8 processes x 8 micro-batches of 16, 1.55 PFLOP (1.51 TFLOP an example)'."""
-    sizes = "/".join(str(size) for size in dict.fromkeys(plan.batch_sizes.values()))
+    each = list(plan.batch_sizes.values())
+    sizes = "/".join(map(str, each if len(set(each)) > 1 else each[:1]))
     processes = f"{plan.processes} processes x " if plan.processes > 1 else ""
     shared = f"{plan.examples:,.0f} examples = {processes}{plan.accumulate} micro-batches of {sizes}"
     if plan.flops is None:

@@ -81,7 +81,8 @@ def new(
 
     created = create(name, kind, directory)
     typer.echo("\n".join(f"wrote:  {path}" for path in created))
-    typer.echo(f"next:   cynosure plugins check {name}")
+    there = f"cd {directory} && " if directory.resolve() != Path.cwd() else ""
+    typer.echo(f"next:   {there}cynosure plugins check {name}")
 
 
 def check(context: typer.Context, name: Annotated[str, typer.Argument(help="the plugin's name")]) -> None:

@@ -64,7 +64,7 @@ def steps_have_one_size(recipe: Mapping[str, Any]) -> Iterator[Finding]:
     for stage, settings in _section(recipe, "train").items():
         given = settings if isinstance(settings, Mapping) else {}
         if given.get("global_batch") is not None and given.get("accumulate", 1) != 1:
-            yield ("train", stage, "global_batch"), "decides how much is accumulated; take accumulate out"
+            yield ("train", stage, "global_batch"), "decides how much is accumulated; take accumulate out or make it 1"
 
 
 def stages_have_their_parts(recipe: Mapping[str, Any]) -> Iterator[Finding]:

@@ -17,6 +17,8 @@ def _number(value: Any) -> Any:
 
 
 def _size(value: Any) -> Any:
+    if not isinstance(value, int | list | tuple):
+        raise ValueError(f"must be one number, or [height, width], not {value!r}")
     return (value, value) if isinstance(value, int) else value
 
 

@@ -17,7 +17,7 @@ from cynosure.errors import CynosureError
 from cynosure.host import Host
 from cynosure.progress import Progress
 from cynosure.run.evaluate import evaluate
-from cynosure.run.grids import evaluation_grid, grid, inputs_of, photograph_grid, picture_of
+from cynosure.run.grids import beside, evaluation_grid, grid, inputs_of, photograph_grid
 from cynosure.run.loading import load
 from cynosure.run.plan import plan
 from cynosure.run.predictor import Predictor
@@ -114,6 +114,6 @@ def overview(predictor: Predictor, session: Session) -> Image:
         batch = next(batches).to(predictor.device)
         answers = predictor.model.predict(batch, predictor.settings(), row_seeds(0, batch.keys))
         headers += [f"{name}\ninput", "prediction\ncodes from the prior", "truth\nthe true answer"]
-        columns += [inputs_of(batch), [picture_of(predictor, p) for p in answers]]
-        columns.append([picture_of(predictor, p) for p in task.truth(batch)])
+        truths = task.truth(batch)
+        columns += [inputs_of(batch), beside(predictor, answers, truths), beside(predictor, truths, truths)]
     return grid(list(zip(*columns, strict=True)), headers, cell=128)

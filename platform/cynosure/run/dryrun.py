@@ -127,7 +127,7 @@ class _Planner:
                 model = build_model(self.recipe, self.host)
             self.notes += missing
         except DataError as error:  # what a task would have asked its dataset
-            raise DataError("\n".join([str(error), *self.notes])) from error
+            raise DataError("\n".join([*self.notes, str(error)])) from error
         session = Session(self.recipe, self.host, datasets)
         run = Run(session, model, self.directory, cast(Any, None), Progress())
         for check in (self._check_around, lambda: check_stages(self.recipe, self.processes), lambda: _inherit(run)):

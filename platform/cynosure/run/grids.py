@@ -226,10 +226,10 @@ def evaluation_grid(
     if batch is None:
         raise DataError(f"task {task}: there is no row to draw")
     real, batch = int(batch.valid.sum()), batch.to(device)
-    columns = _Columns()
+    columns, truths = _Columns(), learnt.truth(batch)[:real]
 
     def add(header: str, predictions: Sequence[Prediction]) -> None:
-        columns.add(header, [picture_of(predictor, p) for p in predictions[:real]])
+        columns.add(header, beside(predictor, predictions[:real], truths))
 
     inputs = inputs_of(batch)
     if inputs is not None:
@@ -244,7 +244,7 @@ def evaluation_grid(
                 seeds = row_seeds(seed, batch.keys, i)
                 header = f"another\nsampled, T = {drawn.temperature:g}"
                 add(header, model.predict(batch, drawn, seeds, "prior"))
-    add("truth\nthe true answer", learnt.truth(batch))
+    add("truth\nthe true answer", truths)
     words = [_wrapped(learnt.describe(asked), cell) for asked in _asked(batch)[:real]]
     return columns.draw(cell, words if any(words) else None)
 
@@ -286,6 +286,11 @@ def photograph_grid(
             again = predictor.predict(sources, name, seed=seed + 1, temperature=SEVERAL_TEMPERATURE)
             columns.add(f"{name}, again", [picture_of(predictor, p) for p in again])
     return columns.draw(cell)
+
+
+def beside(predictor: Predictor, predictions: Sequence[Prediction], truths: Sequence[Prediction]) -> list[np.ndarray]:
+    """Answers as pictures to be compared with those of the truth."""
+    return [picture_of(predictor, p.task.comparable(p, t)) for p, t in zip(predictions, truths, strict=True)]
 
 
 def picture_of(predictor: Predictor, prediction: Prediction) -> np.ndarray:

@@ -53,7 +53,8 @@ def open_source(source: str, kind: Kind, subset: str | None, streaming: bool, sp
         lines = str(error.__cause__ or error).strip().splitlines() or [type(error).__name__]
         if kind == "hub":
             raise DataError(
-                f"'{source}' is no folder or file here, and the Hugging Face hub did not give it: {lines[0]}"
+                f"'{source}' is no folder or file here, and the Hugging Face hub did not give it: {lines[0]}; "
+                "set `source` to where the data are"
             ) from error
         what = f"the {split} split of '{source}'" if split else f"'{source}'"
         raise DataError(f"{what} cannot be loaded as {kind}: {lines[0]}") from error

@@ -126,6 +126,10 @@ class Task(ABC):
     def draw(self, prediction: Prediction) -> np.ndarray:
         """An answer as a picture, uint8 [H, W, 3]."""
 
+    def comparable(self, prediction: Prediction, truth: Prediction) -> Prediction:
+        """What of an answer can be compared with the truth, for pictures that show both; by default all of it."""
+        return prediction
+
     def describe(self, inputs: Mapping[str, Any]) -> str:
         """What one row asks for, in words, where it is no picture that asks: a caption, the name of a class."""
         return ""
