@@ -5,7 +5,7 @@ Shapes: M vectors, K codewords, d width.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -199,6 +199,20 @@ def sum_over_ranks(counts: torch.Tensor, sums: torch.Tensor) -> tuple[torch.Tens
     flat = torch.cat([counts, sums.flatten()])
     dist.all_reduce(flat)
     return flat[: len(counts)], flat[len(counts) :].view_as(sums)
+
+
+def mean_over_ranks(sums: Sequence[torch.Tensor], count: int) -> list[torch.Tensor]:
+    """Sums [n] over `count` vectors of this rank -> means over those of all ranks that learn, in one reduction.
+
+    The gradient is that of one process with all vectors, once DDP has taken the mean over ranks.
+    """
+    if not (torch.is_grad_enabled() and _several_ranks()):
+        return [each / count for each in sums]
+    from torch.distributed.nn.functional import all_reduce  # unlike dist.all_reduce it passes gradients
+
+    flat = torch.cat([*sums, sums[0].new_tensor([count])])
+    *totals, counts = all_reduce(flat).split([*map(len, sums), 1])
+    return [total / counts for total in totals]
 
 
 def gather_over_ranks(vectors: torch.Tensor) -> torch.Tensor:

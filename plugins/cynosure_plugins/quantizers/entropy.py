@@ -1,5 +1,6 @@
 """Entropy losses: every vector decides for one code, and the vectors together use all of them.
 
+Together are the vectors of all ranks that train; micro-batches are summed up as losses, not as vectors.
 Shapes: M vectors, K codewords, d width.
 """
 
@@ -10,6 +11,8 @@ from collections.abc import Callable
 import torch
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
+
+from cynosure_plugins.quantizers.codebook import mean_over_ranks
 
 BLOCK_BYTES = 4 << 20
 """Upper bound of the probabilities in one tensor; a handful of such tensors exist at a time, in either direction."""
@@ -30,7 +33,8 @@ def codebook_entropy(vectors: torch.Tensor, codewords: torch.Tensor, temperature
         return -(probabilities * logs).sum(), probabilities.sum(dim=0)
 
     single, total = _in_blocks(block, vectors, len(codewords))
-    return single / len(vectors) - _entropy(total / len(vectors), floor=1e-5)  # the floor of the published code
+    (mean,) = mean_over_ranks([total], len(vectors))
+    return single / len(vectors) - _entropy(mean, floor=1e-5)  # the floor of the published code
 
 
 def bit_entropy(logits: torch.Tensor, diversity: float, group: int) -> torch.Tensor:
@@ -49,7 +53,8 @@ def bit_entropy(logits: torch.Tensor, diversity: float, group: int) -> torch.Ten
             joint = torch.cat([joint * (1 - bit[:, None]), joint * bit[:, None]], dim=1)
         return joint.new_zeros(()), joint.sum(dim=0)
 
-    means = [_in_blocks(block, p, 1 << p.shape[1])[1] / len(p) for p in ones.split(group, dim=1)]
+    sums = [_in_blocks(block, p, 1 << p.shape[1])[1] for p in ones.split(group, dim=1)]
+    means = mean_over_ranks(sums, len(ones))
     return single - diversity * torch.stack([_entropy(mean) for mean in means]).sum()
 
 
