@@ -49,7 +49,7 @@ train:
   log_every: 1000
   save_every: 100000
 """
-DISCRIMINATOR = {"name": "adversarial", "channels": 32, "layers": 2}
+DISCRIMINATOR = {"name": "adversarial", "channels": 32, "layers": 2, "lead": 0, "ramp": 0}
 POINTS = 6
 
 

@@ -103,6 +103,8 @@ def _build(recipe: Recipe, host: Host) -> GuidedModel:
             encoder = options.pop("encoder", None)
             prior = build("prior", options, shapes, build("encoder", encoder, shapes) if encoder else None)
             _check_sampling(recipe, prior, shapes)
+        if model.criteria and (wrong := [name for name, task in tasks.items() if not task.judgeable]):
+            raise ValueError(f"criteria cannot judge the outputs of task {', '.join(wrong)}, which are no pictures yet")
         criteria = [build("criterion", options, shapes) for options in model.criteria or ()]
     except ValueError as error:
         raise ConfigError([Problem("", "model", str(error))]) from error

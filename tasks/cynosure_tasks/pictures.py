@@ -36,7 +36,7 @@ class PictureConfig(PartConfig):
         0.0,
         ge=0,
         description="weight of the cross entropy of pixels in [0, 1]; QLAE has 1, and l2 0. Outputs are then logits,"
-        " which no criterion can judge",
+        " which criteria cannot judge",
     )
     augment: Augment = Field("flip", description="'flip' mirrors half of the pictures; 'crop' also cuts a part out")
     metrics: Mapping[str, Mapping[str, Any]] = Field(
@@ -87,6 +87,10 @@ class PictureTask(Task):
         aspect = self.image_size[1] / self.image_size[0]
         cut = self.config.augment == "crop"
         return image[inception_box(image.shape[:2], rng, CROP_AREA, (aspect, aspect))] if cut else image
+
+    @property
+    def judgeable(self) -> bool:
+        return not self.config.cross_entropy
 
     def encode_targets(self, batch: Batch) -> torch.Tensor:
         """Pictures in [-1, 1], or in [0, 1] as QLAE has them, where outputs are logits."""

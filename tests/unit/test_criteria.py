@@ -42,6 +42,11 @@ def test_a_task_of_other_channels_is_an_error_of_the_build(tmp_path: Path) -> No
     assert "task depth has 1" in problem(tmp_path, f"model.criteria={LOSSES}")
 
 
+def test_logits_are_no_pictures_to_judge(tmp_path: Path) -> None:
+    logits = "tasks.painting={name: generation, condition: none, data: scenes, batch_size: 4, cross_entropy: 1.0}"
+    assert "cannot judge the outputs of task painting" in problem(tmp_path, *CRITERIA, logits)
+
+
 def test_editors_know_criteria() -> None:
     schema = json_schema(load_host())
     assert "criterion.adversarial" in schema["$defs"]

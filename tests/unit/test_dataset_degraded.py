@@ -227,3 +227,11 @@ def test_real_photographs(tmp_path):
     for row in rows:
         assert row["degraded"].shape == row["image"].shape == (48, 64, 3)
         assert linear(row["degraded"]).mean() < 0.8 * linear(row["image"]).mean()
+
+
+def test_rows_say_what_they_are_made_from(folder):
+    """Kept codes are those of these photographs: a repaired one must change what their rows are known by."""
+    before = degraded(folder).rows("train").key
+    assert before and degraded(folder).rows("train").key == before
+    Image.new("RGB", (24, 20), (9, 9, 9)).save(folder / "005.png")
+    assert degraded(folder).rows("train").key != before

@@ -24,9 +24,16 @@ def left(folder: Path) -> set[str]:
 
 
 def test_a_run_that_was_trained_and_evaluated_is_left_alone(tmp_path: Path) -> None:
-    with pytest.raises(CynosureError, match="not a demo's"):
+    with pytest.raises(CynosureError, match="another folder"):
         _make_room(filled(tmp_path, *RUN))
     assert left(tmp_path) == set(RUN)
+
+
+def test_a_folder_of_somebody_else_is_refused_and_kept(tmp_path: Path) -> None:
+    """`cynosure demo -o .` must never remove what it did not write, even where a metrics.json lies."""
+    with pytest.raises(CynosureError, match="another folder"):
+        _make_room(filled(tmp_path, METRICS, "thesis.tex"))
+    assert left(tmp_path) == {METRICS, "thesis.tex"}
 
 
 def test_a_finished_demo_gives_way_and_an_interrupted_one_stays(tmp_path: Path) -> None:
@@ -35,4 +42,4 @@ def test_a_finished_demo_gives_way_and_an_interrupted_one_stays(tmp_path: Path) 
     assert len(left(begun)) == 3
     done = filled(tmp_path / "done", MARK, *RUN, "notes.txt")
     _make_room(done)
-    assert left(done) == {"notes.txt"}
+    assert left(done) == {MARK, "notes.txt"}, "a demo stopped here could not go on"

@@ -1,39 +1,13 @@
-"""The demo's plan and its care for the user's folders; the whole demo runs in tests/e2e/test_demo.py."""
+"""The demo's plan; the whole demo runs in tests/e2e/test_demo.py."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from cynosure.errors import CynosureError
 from cynosure.run import demo, plan
-
-
-def test_a_folder_of_somebody_else_is_refused_and_kept(tmp_path: Path) -> None:
-    """`cynosure demo -o .` must never remove what it did not write, even where a metrics.json lies."""
-    (tmp_path / "metrics.json").write_text("{}")
-    (tmp_path / "thesis.tex").write_text("years of work")
-    with pytest.raises(CynosureError, match="another folder"):
-        demo._make_room(tmp_path)
-    assert (tmp_path / "thesis.tex").read_text() == "years of work"
-
-
-def test_a_finished_demo_makes_room_for_the_next_and_leaves_other_files(tmp_path: Path) -> None:
-    for name in ("metrics.json", "recipe.yaml", "model.safetensors", "notes.txt"):
-        (tmp_path / name).write_text("x")
-    (tmp_path / "pictures").mkdir()
-    demo._make_room(tmp_path)
-    assert [p.name for p in tmp_path.iterdir()] == ["notes.txt"]
-
-
-def test_an_interrupted_demo_is_kept(tmp_path: Path) -> None:
-    (tmp_path / "recipe.yaml").write_text("x")
-    (tmp_path / "checkpoints").mkdir()
-    demo._make_room(tmp_path)
-    assert (tmp_path / "recipe.yaml").exists() and (tmp_path / "checkpoints").exists()
 
 
 def test_more_time_means_more_scenes_within_bounds() -> None:

@@ -112,8 +112,9 @@ def test_the_curvature_penalty_makes_layers_see_latents_one_by_one() -> None:
 
 def test_codebooks_decay_no_more_than_the_values_of_codes() -> None:
     """What is compared with QLAE under its optimizer must not have its codebook pulled to zero."""
-    decays = {
-        name: group_options(f"tokenizer.{name}", 0.1)["weight_decay"] for name in ("quantizer.weight", "head.weight")
-    }
-    assert decays == {"quantizer.weight": 0.0, "head.weight": 0.1}
-    assert group_options("tokenizer.quantizer.project.weight", 0.1)["weight_decay"] == 0.1
+    layers = {"tokenizer.head.weight", "tokenizer.quantizer.project.weight"}
+    books = ("quantizer.weight", "quantizer.codebook.weight", "quantizer.codebooks.0.weight")
+    for name in (f"tokenizer.{book}" for book in books):
+        assert group_options(name, 0.1, layers) == {"clip_elements": False, "weight_decay": 0.0}, name
+    for name in layers:
+        assert group_options(name, 0.1, layers) == {"clip_elements": True, "weight_decay": 0.1}, name

@@ -80,9 +80,8 @@ def create_app() -> typer.Typer:
 def main(arguments: Sequence[str] | None = None) -> None:
     """The `cynosure` command. Exits with 2 for what the user can put right, with 1 for anything else."""
     given = globals_first(sys.argv[1:] if arguments is None else arguments)
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")  # a terminal that knows no "·" gets "?", not a failure
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="backslashreplace")  # a terminal that knows no "·" is no reason to fail
     try:
         app = create_app()
         _add_plugin_commands(app, given)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -81,7 +82,7 @@ def new(
 
     created = create(name, kind, directory)
     typer.echo("\n".join(f"wrote:  {path}" for path in created))
-    there = f"cd {directory} && " if directory.resolve() != Path.cwd() else ""
+    there = f"cd {shlex.quote(str(directory))} && " if directory.resolve() != Path.cwd() else ""
     typer.echo(f"next:   {there}cynosure plugins check {name}")
 
 

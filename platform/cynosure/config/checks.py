@@ -16,13 +16,14 @@ KEY = r"[A-Za-z0-9_-]+"
 """What tasks and datasets may be called: the keys become names of modules, files and metrics."""
 STAGES = get_args(Stage)
 _NAMES = """
-T_destination add_module apply bfloat16 buffers call_super_init children clear compile cpu cuda double dump_patches
-eval extra_repr float forward get_buffer get_extra_state get_parameter get_submodule half ipu items keys
-load_state_dict modules mtia named_buffers named_children named_modules named_parameters parameters pop
-register_backward_hook register_buffer register_forward_hook register_forward_pre_hook register_full_backward_hook
-register_full_backward_pre_hook register_load_state_dict_post_hook register_load_state_dict_pre_hook register_module
-register_parameter register_state_dict_post_hook register_state_dict_pre_hook requires_grad_ set_extra_state
-set_submodule share_memory state_dict to to_empty train training type update values xpu zero_grad
+T_destination add_module apply bfloat16 buffers call_super_init children clear compile copy cpu cuda double
+dump_patches eval extra_repr float forward fromkeys get get_buffer get_extra_state get_parameter get_submodule half
+ipu items keys load_state_dict modules mtia named_buffers named_children named_modules named_parameters parameters pop
+popitem register_backward_hook register_buffer register_forward_hook register_forward_pre_hook
+register_full_backward_hook register_full_backward_pre_hook register_load_state_dict_post_hook
+register_load_state_dict_pre_hook register_module register_parameter register_state_dict_post_hook
+register_state_dict_pre_hook requires_grad_ set_extra_state set_submodule setdefault share_memory state_dict to
+to_empty train training type update values xpu zero_grad
 """
 TAKEN = frozenset(_NAMES.split())
 """What PyTorch's tables of modules, which hold a part for each task, call something of their own."""
@@ -33,7 +34,7 @@ def keys_are_words(recipe: Mapping[str, Any]) -> Iterator[Finding]:
         for key in _section(recipe, section):
             if not re.fullmatch(KEY, key):
                 yield (section, key), f"the key '{key}' must be of letters, digits, _ and -, like 'my_depth-2'"
-            elif section == "tasks" and key in TAKEN:
+            elif section == "tasks" and (key in TAKEN or key.startswith("_")):
                 yield (section, key), f"PyTorch uses '{key}' itself: call the task otherwise, like 'my_{key}'"
 
 

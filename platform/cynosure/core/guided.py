@@ -127,7 +127,8 @@ class GuidedModel(nn.Module):
         """The codes that came with the batch, else the oracle's."""
         if batch.codes is not None and self.tokenizer is not None:
             return Codes(batch.codes, self.tokenizer.spec)
-        return self.encode(batch)
+        with torch.no_grad():
+            return self._written(batch).codes  # in a step nothing waits for the device
 
     def _taught(self, prior: Prior, batch: Batch) -> Codes:
         """What the prior learns from: codes, in training with the probabilities that it asks for."""
@@ -150,17 +151,21 @@ class GuidedModel(nn.Module):
     def encode(self, batch: Batch) -> Codes:
         """The oracle's codes of a batch that carries targets.
 
-        Raises CynosureError when its vectors are not finite, to which a quantizer would give codes all the same.
+        Raises CynosureError when its vectors are NaN, to which a quantizer would give codes all the same.
         """
+        encoded = self._written(batch)
+        if not encoded.vectors.is_meta and bool(encoded.vectors.isnan().any()):
+            raise CynosureError(
+                f"the oracle's vectors of task {batch.task} are NaN: its data hold NaN and must be repaired, or the "
+                "weights do, and an earlier checkpoint must be used."
+            )
+        return encoded.codes
+
+    def _written(self, batch: Batch) -> Encoded:
         encoded = self._encode(batch)
         if encoded is None:
             raise CynosureError("this model has no tokenizer, hence no codes.")
-        if not encoded.vectors.is_meta and not bool(encoded.vectors.isfinite().all()):
-            raise CynosureError(
-                f"the oracle's vectors of task {batch.task} are not finite: either its data hold NaN, and must be "
-                "repaired, or the weights do, and an earlier checkpoint must be used."
-            )
-        return encoded.codes
+        return encoded
 
     @torch.no_grad()
     def codes(self, batch: Batch, source: CodeSource, settings: SampleSettings, seeds: torch.Tensor) -> Codes | None:

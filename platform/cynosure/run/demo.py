@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import time
 from pathlib import Path
@@ -35,7 +34,7 @@ ROWS_SHOWN = 6
 DRAWING_SECONDS = 12.0
 MARGIN = 0.78
 """Share of the time that is planned: a shared machine was seen to slow down by a third after the measurement."""
-METRICS, PICTURES, MARK = "metrics.json", "pictures", "demo.json"
+METRICS, PICTURES, MARK = "metrics.json", "pictures", "demo.txt"
 """What a demo leaves in its folder; the mark tells it from a run of the user's own, which is never touched."""
 
 
@@ -47,7 +46,8 @@ def demo(host: Host, directory: Path, minutes: float, progress: Progress, seed: 
     """
     start = time.monotonic()
     _make_room(directory)
-    write_text(directory / MARK, json.dumps({"minutes": minutes, "seed": seed}) + "\n")
+    if not (directory / MARK).is_file():
+        write_text(directory / MARK, "written by cynosure demo, which may clear this folder\n")
     if has_progress(directory):
         progress.say(f"going on with the interrupted demo in {directory}, with the steps that were planned then.")
         session = Session.open(load_recipe(directory / RECIPE_FILE, host=host), host)
@@ -70,9 +70,12 @@ def _make_room(directory: Path) -> None:
     if not directory.is_dir() or not any(directory.iterdir()):
         return
     if not (directory / MARK).is_file():
-        raise CynosureError(f"{directory} holds files that are not a demo's: give another folder with --output.")
+        raise CynosureError(
+            f"{directory} holds files, and no {MARK} that says a demo of this version wrote them: give another folder "
+            "with --output."
+        )
     if (directory / METRICS).is_file():
-        for name in (METRICS, MARK, RECIPE_FILE, "model.safetensors", "log.jsonl"):
+        for name in (METRICS, RECIPE_FILE, "model.safetensors", "log.jsonl"):
             (directory / name).unlink(missing_ok=True)
         for name in (PICTURES, "checkpoints", "cache"):
             shutil.rmtree(directory / name, ignore_errors=True)

@@ -155,7 +155,9 @@ class _Planner:
         """Beside the model: trackers, the run's folder, the machine."""
         check_trackers(self.recipe.train.trackers)
         check_settings()
-        if not self.resume and saving.has_progress(self.directory):
+        if self.resume:
+            self._collect(saving.check_resumable, self.directory)
+        elif saving.has_progress(self.directory):
             self.notes.append(f"{self.directory} already holds a run: add --resume, or give another --output")
         if self.recipe.train.precision == "fp16" and not (torch.cuda.is_available() or torch.xpu.is_available()):
             self.notes.append("train.precision: fp16 needs a GPU, and this machine has none")

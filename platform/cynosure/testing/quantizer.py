@@ -225,6 +225,18 @@ def _refuses(subject: Subject, value: str) -> None:
 
 
 @check("quantizer")
+def nan_stays_nan_in_evaluation(subject: Subject) -> None:
+    quantizer = subject.build().eval()
+    vectors = _vectors(quantizer)
+    vectors[0, 0] = float("nan")
+    try:
+        found = quantizer(vectors).vectors
+    except CynosureError:
+        return
+    assert bool(found[0].isnan().any()), "NaN gets a codeword like any other vector: let its own vector be NaN"
+
+
+@check("quantizer")
 def ranks_stay_equal(subject: Subject) -> None:
     if _learns(subject):
         first, second = on_two_ranks(lambda rank: _as_rank(subject, rank))

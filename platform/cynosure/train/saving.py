@@ -151,17 +151,19 @@ def _write(run: Run, path: Path, tensors: Mapping[str, torch.Tensor], told: Mapp
         files.write_tensors(path, found, told)
 
 
-def resume(run: Run) -> None:
-    """Load the newest training checkpoint of the run's folder; a folder without one starts from the beginning.
-
-    Raises CheckpointError for a folder with nothing but a finished model, which a beginning would overwrite.
-    """
-    path = newest(run.directory)
-    if path is None and is_finished(run.directory):
+def check_resumable(directory: Path) -> None:
+    """Raises CheckpointError for a folder with nothing but a finished model, which a beginning would overwrite."""
+    if newest(directory) is None and is_finished(directory):
         raise CheckpointError(
-            f"{run.directory} holds a finished model and no checkpoint to go on from: train from it in another folder, "
-            f"with --set init.from={run.directory}"
+            f"{directory} holds a finished model and no checkpoint to go on from: train from it in another folder, "
+            f"with --set init.from={directory}"
         )
+
+
+def resume(run: Run) -> None:
+    """Load the newest training checkpoint of the run's folder; a folder without one starts from the beginning."""
+    path = newest(run.directory)
+    check_resumable(run.directory)
     if path is None:
         run.progress.say(f"{run.directory} holds no checkpoint yet: starting from the beginning.")
         return

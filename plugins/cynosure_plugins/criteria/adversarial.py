@@ -53,7 +53,9 @@ class Adversarial(Criterion):
             "otherwise raises the mean of the discriminator's answers",
         )
         start: NonNegativeInt = Field(0, description="optimizer step from which the generator's term counts")
-        lead: NonNegativeInt = Field(1000, description="steps before `start` in which the discriminator learns alone")
+        lead: NonNegativeInt = Field(
+            1000, description="steps before `start`, if there are any, in which the discriminator learns alone"
+        )
         ramp: NonNegativeInt = Field(1000, description="steps after `start` in which the generator's term grows")
         lecam: NonNegativeFloat = Field(
             0.0, description="weight of LeCam's regularisation (Tseng et al. 2021), which tames it where data are few"

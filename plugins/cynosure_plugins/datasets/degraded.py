@@ -135,6 +135,11 @@ class DegradedRows(Sequence[Row]):
     def skipped(self) -> Sequence[str]:
         return self.photographs.skipped
 
+    @property
+    def key(self) -> str:
+        """What the photographs are made from."""
+        return str(self.photographs.key)
+
     def __len__(self) -> int:
         return len(self.photographs) * versions(self.config)
 

@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from typing import Any, final
 
 import torch
 
 from cynosure import hookimpl
-from cynosure.train.groups import parameter_groups
+from cynosure.train.groups import kernels, parameter_groups
 
 LARGEST = 1.0
 UNREGULARIZED = ("bias", "values")
-"""Last parts of the names of what neither decays nor is clipped: biases, those of norms too, and a code's values. Other
-parameters of a quantizer itself are left alone too: a codebook holds the values of other codes."""
+"""Last parts of the names of what neither decays nor is clipped: biases, those of norms too, and a code's values. A
+quantizer's codebooks, which hold the values of other codes, are left alone too, but not its layers."""
 
 
-def group_options(name: str, weight_decay: float) -> dict[str, Any]:
-    """What the parameter `name` belongs to: plain Adam, or element-wise clipping and AdamW."""
-    *_, parent, last = "", *name.split(".")
-    plain = last in UNREGULARIZED or parent == "quantizer"
+def group_options(name: str, weight_decay: float, layers: Container[str] = ()) -> dict[str, Any]:
+    """What the parameter `name` belongs to: plain Adam, or element-wise clipping and AdamW. `layers`: names of weights
+    of layers, wherever they are."""
+    *parents, last = name.split(".")
+    plain = last in UNREGULARIZED or ("quantizer" in parents and name not in layers)
     return {"clip_elements": not plain, "weight_decay": 0.0 if plain else weight_decay}
 
 
@@ -47,5 +48,6 @@ def cynosure_build_optimizer(run: Any) -> torch.optim.Optimizer | None:
     settings = run.settings
     if settings.optimizer != "qlae_adamw":
         return None
-    groups = parameter_groups(run, lambda name, _: group_options(name, settings.weight_decay))
+    layers = kernels(run.model)
+    groups = parameter_groups(run, lambda name, _: group_options(name, settings.weight_decay, layers))
     return ElementClippedAdamW(groups, lr=settings.lr, betas=settings.betas)

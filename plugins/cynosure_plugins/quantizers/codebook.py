@@ -6,6 +6,7 @@ Shapes: M vectors, K codewords, d width.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -208,11 +209,25 @@ def mean_over_ranks(sums: Sequence[torch.Tensor], count: int) -> list[torch.Tens
     """
     if not (torch.is_grad_enabled() and _several_ranks()):
         return [each / count for each in sums]
-    from torch.distributed.nn.functional import all_reduce  # unlike dist.all_reduce it passes gradients
-
     flat = torch.cat([*sums, sums[0].new_tensor([count])])
-    *totals, counts = all_reduce(flat).split([*map(len, sums), 1])
+    *totals, counts = _SumOverRanks.apply(flat).split([*map(len, sums), 1])
     return [total / counts for total in totals]
+
+
+class _SumOverRanks(torch.autograd.Function):
+    """What every rank brings, added up, and so are the gradients that come back: each rank's loss depends on all."""
+
+    @staticmethod
+    def forward(ctx: Any, tensor: torch.Tensor) -> torch.Tensor:
+        total = tensor.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> torch.Tensor:
+        total = gradients[0].clone()
+        dist.all_reduce(total)
+        return total
 
 
 def gather_over_ranks(vectors: torch.Tensor) -> torch.Tensor:

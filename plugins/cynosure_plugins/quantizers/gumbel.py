@@ -93,7 +93,8 @@ class GumbelQuantizer(Quantizer):
             ids.append(logits.argmax(dim=-1))
             divergence = divergence + self._kl(logits) * (len(block) / len(vectors))
         chosen = torch.cat(ids)
-        return self.codebook(chosen), chosen, divergence
+        nothing = (vectors - vectors).sum(-1, keepdim=True)  # but of NaN, whose code must not look like any other
+        return self.codebook(chosen) + nothing, chosen, divergence
 
     def _kl(self, logits: torch.Tensor) -> torch.Tensor:
         """KL divergence of the code distributions from the uniform one, mean over vectors, in nats."""

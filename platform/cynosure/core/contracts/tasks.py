@@ -126,6 +126,11 @@ class Task(ABC):
     def draw(self, prediction: Prediction) -> np.ndarray:
         """An answer as a picture, uint8 [H, W, 3]."""
 
+    @property
+    def judgeable(self) -> bool:
+        """Whether raw outputs and `encode_targets` are of one kind, so that criteria can compare them."""
+        return True
+
     def comparable(self, prediction: Prediction, truth: Prediction) -> Prediction:
         """What of an answer can be compared with the truth, for pictures that show both; by default all of it."""
         return prediction
