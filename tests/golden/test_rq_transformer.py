@@ -25,11 +25,14 @@ FILES = ["class_cond", "text_cond", "token_embeddings"]
 TASK = "image"
 TEXT_LOSS = 1 / 9
 GREEDY = SampleSettings(temperature=0.0)
-PARAMETERS = [  # width, body, head, heads, million parameters, as counted of the published configurations
-    (1536, 12, 4, 24, 480.9),
-    (1536, 24, 4, 24, 820.9),
-    (1536, 42, 6, 24, 1387.5),
-    (2560, 42, 6, 40, 3822.5),
+PARAMETERS = [  # width, body, head, heads, K, conditions, million parameters, counted of the published configurations
+    (1024, 24, 4, 16, 2048, 1, 355.4),  # FFHQ, unconditional: a learnt start
+    (1024, 24, 4, 16, 16384, 1, 370.1),  # churches
+    (1280, 26, 4, 20, 16384, 1, 612.1),  # cats, bedrooms
+    (1536, 12, 4, 24, 16384, 1000, 480.9),  # ImageNet
+    (1536, 24, 4, 24, 16384, 1000, 820.9),
+    (1536, 42, 6, 24, 16384, 1000, 1387.5),
+    (2560, 42, 6, 40, 16384, 1000, 3822.5),
 ]
 
 
@@ -259,15 +262,17 @@ def test_soft_target_cross_entropy_of_every_code(golden: Path) -> None:
         np.testing.assert_allclose(found, wanted, rtol=1e-5)
 
 
-@pytest.mark.parametrize(("dim", "depth", "head_depth", "heads", "millions"), PARAMETERS)
-def test_published_sizes(dim: int, depth: int, head_depth: int, heads: int, millions: float) -> None:
-    """The ImageNet models: 1000 classes, 8 x 8 x 4 codes of 16384 with codewords of width 256."""
+@pytest.mark.parametrize(("dim", "depth", "head_depth", "heads", "size", "conditions", "millions"), PARAMETERS)
+def test_published_sizes(
+    dim: int, depth: int, head_depth: int, heads: int, size: int, conditions: int, millions: float
+) -> None:
+    """8 x 8 x 4 codes with codewords of width 256."""
     options = RQTransformer.Config(
         dim=dim, depth=depth, head_depth=head_depth, heads=heads, mlp_dim=4 * dim, task_tokens=False
     )
-    spec = CodeSpec((Segment("codes", 64, 4, 16384),), (8, 8))
+    spec = CodeSpec((Segment("codes", 64, 4, size),), (8, 8))
     with torch.device("meta"):
-        prior = RQTransformer(options, Shapes((256, 256), {TASK: 3}, spec, 256), Condition(1000, 1, dim))
+        prior = RQTransformer(options, Shapes((256, 256), {TASK: 3}, spec, 256), Condition(conditions, 1, dim))
     count = sum(parameter.numel() for parameter in prior.parameters()) / 1e6
     assert round(count, 1) == millions
 

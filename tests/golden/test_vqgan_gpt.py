@@ -132,16 +132,20 @@ def test_greedy_codes_written_with_a_cache(golden: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "length", "vocab_size", "millions", "digit"),
+    ("depth", "dim", "heads", "vocab_size", "length", "millions", "digit"),
     [
-        ({"dim": 1024, "depth": 24, "heads": 16, "mlp_dim": 4096}, 512, 1024, 305, 1),
-        ({"dim": 1536, "depth": 48, "heads": 24, "mlp_dim": 6144}, 256, 16384, 1410.6, 0.1),
+        (24, 1024, 16, 1024, 512, 305, 1),  # FacesHQ, D-RIN
+        (24, 1664, 16, 1024, 256, 802, 1),  # FFHQ, CelebA-HQ
+        (40, 1408, 16, 8192, 348, 976, 1),  # COCO with scenes
+        (36, 1536, 16, 8192, 348, 1046, 1),  # Open Images with scenes
+        (48, 1536, 24, 16384, 256, 1410.6, 0.1),  # ImageNet
     ],
 )
-def test_published_sizes(options: dict[str, int], length: int, vocab_size: int, millions: float, digit: float) -> None:
-    """FacesHQ's model and the one of 1.4 billion parameters for ImageNet."""
+def test_published_sizes(
+    depth: int, dim: int, heads: int, vocab_size: int, length: int, millions: float, digit: float
+) -> None:
     with torch.device("meta"):
         shapes = Shapes((256, 256), {"generation": 3}, CodeSpec((Segment("codes", length, 1, vocab_size),)))
-        config = GPT.Config(**options, task_tokens=False)
-        model = GPT(config, shapes, Given(config.dim))
+        config = GPT.Config(dim=dim, depth=depth, heads=heads, mlp_dim=4 * dim, task_tokens=False)
+        model = GPT(config, shapes, Given(dim))
     assert sum(p.numel() for p in model.parameters()) / 1e6 == pytest.approx(millions, abs=digit / 2)
