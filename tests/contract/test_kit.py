@@ -313,7 +313,7 @@ BROKEN = [
     ("quantizer", "Coarse", {"computes_in_full_precision"}),
     ("quantizer", "Rigid", {"refuses_a_codebook_of_another_size"}),
     ("quantizer", "HiddenState", {"state_survives"}),
-    ("quantizer", "TakesNaN", {"refuses_nan"}),
+    ("quantizer", "TakesNaN", {"refuses_nan", "nan_stays_nan_in_evaluation"}),
     ("base", "Deaf", {"codes_matter"}),
     ("base", "Terse", {"codes_matter", "takes_or_refuses_odd_sizes"}),
     ("base", "Idle", {"codes_matter", "gradient_reaches_every_parameter"}),

@@ -262,4 +262,7 @@ def test_a_run_that_is_there_already_is_noted(host: Host, tmp_path: Path) -> Non
     (tmp_path / "run" / "model.safetensors").touch()
     recipe = load_recipe("depth/tiny", ["train.stages=[codes]"], host)
     assert "already holds a run" in dry_run(recipe, host, tmp_path / "run").notes[0]
+    with pytest.raises(TrainingError, match="no checkpoint to go on from"):
+        dry_run(recipe, host, tmp_path / "run", resume=True)
+    (tmp_path / "run/checkpoints/0-codes-00000001").mkdir(parents=True)
     assert dry_run(recipe, host, tmp_path / "run", resume=True).notes == ()

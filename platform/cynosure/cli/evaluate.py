@@ -86,9 +86,9 @@ def evaluate(
         metrics=more,
     )
     if rank == 0:
+        Console().print(report.table())
         if json_file:
             write_text(json_file, report.to_json() + "\n")
-        Console().print(report.table())
     if world > 1:
         import torch
 
