@@ -265,4 +265,5 @@ def test_a_run_that_is_there_already_is_noted(host: Host, tmp_path: Path) -> Non
     with pytest.raises(TrainingError, match="no checkpoint to go on from"):
         dry_run(recipe, host, tmp_path / "run", resume=True)
     (tmp_path / "run/checkpoints/0-codes-00000001").mkdir(parents=True)
+    (tmp_path / "run/checkpoints/0-codes-00000001/state.json").touch()
     assert dry_run(recipe, host, tmp_path / "run", resume=True).notes == ()
