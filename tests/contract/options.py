@@ -48,6 +48,7 @@ CASES: dict[tuple[str, str], list[Case]] = {
         Case({"vocab_size": 16, "dim": 8, "update": "simvq", "gradient": "rotation", "commitment": 0.25}),
         Case({"vocab_size": 16, "dim": 8, "update": "gradient", "commitment": 0.25, "legacy_beta": True}),
         Case({"vocab_size": 16, "dim": 8, "update": "gradient", "entropy": 0.1, "entropy_temperature": 1.0}),
+        Case({"vocab_size": 16, "dim": 8, "entropy": 0.1, "entropy_temperature": 1.0, "entropy_targets": "argmax"}),
         Case({"vocab_size": 16, "dim": 8, "update": "ema", "replace": "restart", "min_count": 2.0}),
         Case({"vocab_size": 40, "dim": 8, "warmup_steps": 2}),
         Case(

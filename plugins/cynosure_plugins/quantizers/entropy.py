@@ -13,16 +13,20 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from cynosure_plugins.quantizers.codebook import mean_over_ranks
+from cynosure_plugins.quantizers.gradients import straight_through
 
 BLOCK_BYTES = 4 << 20
 """Upper bound of the probabilities in one tensor; a handful of such tensors exist at a time, in either direction."""
 
 
-def codebook_entropy(vectors: torch.Tensor, codewords: torch.Tensor, temperature: float) -> torch.Tensor:
+def codebook_entropy(
+    vectors: torch.Tensor, codewords: torch.Tensor, temperature: float, hard: bool = False
+) -> torch.Tensor:
     """Mean entropy of softmax(-distance² / temperature) minus the entropy of its mean, in nats; least: -log K.
 
-    Vectors [M, d], codewords [K, d] (Chang et al. 2022, MaskGIT's tokenizer). The backward pass computes the
-    probabilities again, block by block: they are never all in memory.
+    Vectors [M, d], codewords [K, d] (Chang et al. 2022, MaskGIT's tokenizer; `hard` is its entropy_loss_type argmax:
+    cross entropy with the likeliest code, and the entropy of how often each is that, with the softmax's gradient). The
+    backward pass computes the probabilities again, block by block: they are never all in memory.
     """
     squares = codewords.square().sum(dim=1)  # x·x is the same for every codeword and cancels
 
@@ -30,6 +34,9 @@ def codebook_entropy(vectors: torch.Tensor, codewords: torch.Tensor, temperature
         logits = torch.addmm(squares, x, codewords.t(), beta=-1, alpha=2) / temperature
         logs = F.log_softmax(logits, dim=-1)
         probabilities = logs.exp()
+        if hard:
+            chosen = F.one_hot(probabilities.argmax(dim=-1), len(codewords)).to(probabilities.dtype)
+            probabilities = straight_through(probabilities, chosen)
         return -(probabilities * logs).sum(), probabilities.sum(dim=0)
 
     single, total = _in_blocks(block, vectors, len(codewords))

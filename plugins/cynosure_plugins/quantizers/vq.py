@@ -62,6 +62,9 @@ class VectorQuantizer(Codebook, Quantizer):
             0.0, ge=0, description="weight of the entropy loss: each vector decided, all codes in use (MaskGIT: 0.1)"
         )
         entropy_temperature: float = Field(0.01, gt=0, description="divides the squared distances in the entropy loss")
+        entropy_targets: Literal["softmax", "argmax"] = Field(
+            "softmax", description="argmax: the entropy loss sees which code is the likeliest, with softmax's gradient"
+        )
         warmup_steps: int = Field(
             0,
             ge=0,
@@ -137,7 +140,8 @@ class VectorQuantizer(Codebook, Quantizer):
             # While warming up, a zero gradient: data-parallel training wants one for every parameter.
             losses["codebook"] = 0 * codewords.sum() if warming else learn * (chosen - vectors.detach()).square().mean()
         if config.entropy and not warming:
-            entropy = codebook_entropy(vectors.flatten(0, 1), codewords, config.entropy_temperature)
+            hard = config.entropy_targets == "argmax"
+            entropy = codebook_entropy(vectors.flatten(0, 1), codewords, config.entropy_temperature, hard)
             losses["entropy"] = config.entropy * entropy
         return losses
 
