@@ -203,6 +203,17 @@ def test_parts_that_look_at_values_are_planned_too(tmp_path: Path) -> None:
     assert planned.notes == () and planned.stages[0].flops
 
 
+def test_a_prior_that_lost_its_encoder_is_noted(host: Host, tmp_path: Path) -> None:
+    """Another name makes another part of a prior, without what it had inside."""
+    planned = dry_run(
+        load_recipe("depth/tiny", ["model.prior={name: gpt, dim: 32, depth: 1, heads: 2}"], host), host, tmp_path
+    )
+    assert any("model.prior has no encoder" in note and "codes of depth" in note for note in planned.notes)
+    blind = ["model.prior={name: gpt, dim: 32, depth: 1, heads: 2}", "eval.sampling.guidance=1"]
+    labels = dry_run(load_recipe("generation/cifar10", blind, host), host, tmp_path)
+    assert not any("encoder" in note for note in labels.notes), "there are no pictures to see"
+
+
 # --- the plan
 
 

@@ -28,6 +28,7 @@ from cynosure.errors import ConfigError, CynosureError, DataError, TrainingError
 from cynosure.host import Host
 from cynosure.progress import Progress
 from cynosure.run.costs import Cost, Shadow
+from cynosure.run.predictor import PICTURES
 from cynosure.train import saving
 from cynosure.train.inherit import inherit
 from cynosure.train.loop import Run, build_optimizer
@@ -126,6 +127,7 @@ class _Planner:
             with planned() as missing, init_empty_weights():
                 model = build_model(self.recipe, self.host)
             self.notes += missing
+            self._notice_a_blind_prior(model)
         except DataError as error:  # what a task would have asked its dataset
             raise DataError("\n".join([*self.notes, str(error)])) from error
         session = Session(self.recipe, self.host, datasets)
@@ -139,6 +141,16 @@ class _Planner:
             raise TrainingError("\n".join(dict.fromkeys(self.problems)))
         spec = model.tokenizer.spec if model.tokenizer else None
         return DryRun(parts, spec, tuple(p for p in plans if p), tuple(dict.fromkeys(self.notes)))
+
+    def _notice_a_blind_prior(self, model: GuidedModel) -> None:
+        """As of a recipe in which `--set model.prior.name` made another part of it, without the encoder it had."""
+        prior = self.recipe.model.prior
+        asked = [key for key, task in model.tasks.items() if set(task.inputs) & set(PICTURES)]
+        if prior and asked and not prior.get("encoder"):
+            self.notes.append(
+                f"model.prior has no encoder: unless prior {prior['name']} looks at pictures itself, it writes "
+                f"codes of {', '.join(asked)} without having seen them"
+            )
 
     def _stages(self) -> list[Stage]:
         return [stage for stage in self.recipe.train.stages if getattr(self.recipe.train, stage).steps]
