@@ -39,16 +39,13 @@ def write_whole(path: Path, write: Callable[[Path], None]) -> None:
         _flush(temporary)
         os.replace(temporary, path)
     except (OSError, SafetensorError) as error:
-        with suppress(OSError):
-            _remove(temporary)
         raise CheckpointError(
             f"could not write {path} ({error}); what was there before is untouched: "
             "free some space, then go on (a training with --resume)."
         ) from error
-    except BaseException:
+    finally:
         with suppress(OSError):
             _remove(temporary)
-        raise
 
 
 def write_text(path: Path, text: str) -> None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import accumulate
 from typing import Any
 
 from torch import nn
-from torch.nn.modules.conv import _ConvNd
+from torch.nn.modules.conv import _ConvNd as Convolution
 
 from cynosure.core.shards import is_sharded
 from cynosure.errors import TrainingError, did_you_mean
@@ -34,11 +34,17 @@ def parameter_groups(run: Any, options: Callable[[str, nn.Parameter], Mapping[st
     return list(groups.values())
 
 
+def layers(model: nn.Module) -> Iterator[tuple[str, nn.Linear | Convolution]]:
+    """Linear layers and convolutions by name."""
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Linear | Convolution):
+            yield name, module
+
+
 def kernels(model: nn.Module) -> set[str]:
     """The names of what decays: weights of linear layers and convolutions. Vectors do not, nor do tables (embeddings,
     positions, codebooks), whose rows would shrink wherever no example needs them."""
-    layers = (name for name, module in model.named_modules() if isinstance(module, nn.Linear | _ConvNd))
-    return {f"{layer}.weight" for layer in layers}
+    return {f"{name}.weight" for name, _ in layers(model)}
 
 
 def _scale(name: str, scales: Mapping[str, float]) -> float:

@@ -163,8 +163,8 @@ def check_resumable(directory: Path) -> None:
 def resume(run: Run) -> None:
     """Load the newest training checkpoint of the run's folder; a folder without one starts from the beginning."""
     path = newest(run.directory)
-    check_resumable(run.directory)
     if path is None:
+        check_resumable(run.directory)
         run.progress.say(f"{run.directory} holds no checkpoint yet: starting from the beginning.")
         return
     with _advice(path):

@@ -12,11 +12,10 @@ from torch import nn
 
 from cynosure import hookimpl
 from cynosure.core.shards import sharded_like, whole
-from cynosure.train.groups import parameter_groups
+from cynosure.train.groups import layers, parameter_groups
 
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 NEWTON_SCHULZ_STEPS = 5
-LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 OUTER = ("*.head", "*.text_head", "*.heads.*", "*.classifiers.*", "*.quantizer.project", "*.stems.*")
 """Names of layers that write the output, a row for each thing it may be, or read what differs from task to task."""
 
@@ -110,8 +109,8 @@ def cynosure_build_optimizer(run: Any) -> torch.optim.Optimizer | None:
         return None
     matrices = {
         id(layer.weight)
-        for name, layer in run.model.named_modules()
-        if isinstance(layer, LAYERS) and not any(fnmatchcase(f".{name}", outer) for outer in OUTER)
+        for name, layer in layers(run.model)
+        if not any(fnmatchcase(f".{name}", outer) for outer in OUTER)
     }
 
     def options(name: str, p: nn.Parameter) -> dict[str, Any]:
