@@ -9,7 +9,13 @@ from cynosure.hookspecs import hookimpl
 if TYPE_CHECKING:
     import numpy as np
 
-    from cynosure.core.records import Prediction
+    from cynosure.core.records import Batch, Prediction, StepOutput
+
+
+@hookimpl(trylast=True)
+def cynosure_training_step(run: Any, batch: Batch) -> StepOutput:
+    output: StepOutput = run.forward(batch)
+    return output
 
 
 @hookimpl(trylast=True)

@@ -112,12 +112,13 @@ def cynosure_stage_start(run: Any, data: Mapping[str, TaskData], mixture: Mixtur
 
 @hookspec(firstresult=True)
 def cynosure_training_step(run: Any, batch: Batch) -> StepOutput | None:
-    """Fires for every micro-batch, in place of the forward pass. First result. Adversarial training lives here.
+    """Fires for every micro-batch; what it returns is differentiated. First result.
 
     run: the training run.
     batch: one micro-batch of one task, on the run's device.
-    Return a StepOutput whose loss will be differentiated, or None for the model's own forward pass, which
-        `run.forward(batch)` gives: start from it, so that processes share their gradients.
+    Return a StepOutput, or None to leave it to the next plugin. The built-in plugin `defaults` answers last, with
+        `run.forward(batch)`: the task's loss, those of the tokenizer and of all criteria. Start from it, or wrap it,
+        so that processes share their gradients.
     """
 
 

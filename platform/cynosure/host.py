@@ -93,7 +93,7 @@ class Host:
     def stage_start(self, run: Any, data: Mapping[str, TaskData], mixture: Mixture) -> None:
         self._call("cynosure_stage_start", run=run, data=data, mixture=mixture)
 
-    def training_step(self, run: Any, batch: Batch) -> StepOutput | None:
+    def training_step(self, run: Any, batch: Batch) -> StepOutput:
         return self._call("cynosure_training_step", run=run, batch=batch)
 
     def step_end(self, run: Any, logs: Mapping[str, float]) -> None:

@@ -67,6 +67,39 @@ def test_blocks_of_evaluation_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.testing.assert_close(whole.losses["kl"], blocks.losses["kl"])
 
 
+def test_training_in_blocks_is_training_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Noise comes again in the backward pass; logits of all vectors are never kept for it."""
+    part, vectors, rows = gumbel(kl=1.0), torch.randn(1, 50, 4), 7
+
+    def trained(mix: Any) -> tuple[list[torch.Tensor], int]:
+        part.zero_grad()
+        x, kept = vectors.clone().requires_grad_(), [0]
+        torch.manual_seed(1)
+
+        def keep(tensor: torch.Tensor) -> torch.Tensor:
+            kept.append(tensor.numel())
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            mixed, _, kl = mix(x)
+        (mixed.sin().sum() + kl).backward()
+        return [each.grad.clone() for each in (x, *part.parameters()) if each.grad is not None], max(kept)
+
+    def at_once(x: torch.Tensor) -> tuple[torch.Tensor, None, torch.Tensor]:
+        mixed, _, kl = zip(*(part._mix_block(block) for block in x[0].split(rows)), strict=True)
+        return torch.cat(mixed)[None], None, torch.stack(kl).sum() / 50
+
+    def in_blocks(x: torch.Tensor) -> tuple[torch.Tensor, None, torch.Tensor]:
+        out = part(x)
+        return out.vectors, None, out.losses["kl"]
+
+    monkeypatch.setattr("cynosure_plugins.quantizers.codebook.BLOCK_BYTES", 4 * 2 * 16 * rows)
+    wanted, _ = trained(at_once)
+    found, largest = trained(in_blocks)
+    torch.testing.assert_close(found, wanted)
+    assert largest <= 50 * 4, f"{largest} numbers were kept; vectors are {50 * 4}, logits {50 * 16}"
+
+
 def test_refusals() -> None:
     with pytest.raises(CheckpointError, match="16 codewords of width 4, this model 8 of width 4"):
         gumbel(vocab_size=8).load_state_dict(gumbel().state_dict())

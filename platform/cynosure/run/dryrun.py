@@ -173,7 +173,7 @@ class _Planner:
             self.notes.append(f"{self.directory} already holds a run: add --resume, or give another --output")
         if self.recipe.train.precision == "fp16" and not (torch.cuda.is_available() or torch.xpu.is_available()):
             self.notes.append("train.precision: fp16 needs a GPU, and this machine has none")
-        if changing := [p.name for p in self.host.plugins if "cynosure_training_step" in p.hooks]:
+        if changing := [p.name for p in self.host.plugins if "cynosure_training_step" in p.hooks and p.name != "defaults"]:
             self.notes.append(
                 f"plugin {' and '.join(changing)} may change training steps; costs are those of the model"
             )

@@ -234,7 +234,7 @@ class _Loop:
         waits = index < count - 1
         try:
             with accelerator.autocast(), accelerator.no_sync(run.wrapped) if waits else nullcontext():
-                output = run.host.training_step(run, batch) or run.forward(batch)
+                output = run.host.training_step(run, batch)
                 if not output.loss.requires_grad:
                     raise TrainingError(f"all that the task uses is frozen: set tasks.{batch.task}.weight to 0.")
                 accelerator.backward(output.loss / count)

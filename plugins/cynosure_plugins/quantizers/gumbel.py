@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, final
 
 import torch
 from pydantic import Field
 from torch import nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from cynosure import hookimpl
 from cynosure.core.contracts import PartConfig, Quantizer
@@ -26,8 +28,8 @@ class GumbelQuantizer(Quantizer):
 
     Training adds Gumbel noise to the logits and mixes codewords by softmax(· / temperature); with `straight_through`
     the forward pass takes the likeliest codeword alone (Jang et al. 2017). Evaluation takes the most likely code
-    without noise. The `kl` loss pulls the code distribution of every vector to uniform. While training, the logits
-    [B · N, K] are in memory, as their gradient needs them.
+    without noise. The `kl` loss pulls the code distribution of every vector to uniform. The logits [B · N, K] are never
+    all in memory: where they would fill more than a block, training computes them again in the backward pass.
     """
 
     class Config(PartConfig):
@@ -76,6 +78,12 @@ class GumbelQuantizer(Quantizer):
 
     def _mix(self, vectors: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         self._watch.see(vectors)
+        blocks = self._blocks(vectors)
+        mix = self._mix_block if len(blocks) == 1 else partial(checkpoint, self._mix_block, use_reentrant=False)
+        mixed, ids, divergences = zip(*(mix(block) for block in blocks), strict=True)
+        return torch.cat(mixed), torch.cat(ids), torch.stack(divergences).sum() / len(vectors)
+
+    def _mix_block(self, vectors: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         logits = self.project(vectors)
         weights = F.softmax((logits + gumbel_noise(logits)) / self.temperature, dim=-1)
         ids = weights.argmax(dim=-1)
@@ -84,22 +92,25 @@ class GumbelQuantizer(Quantizer):
             mixed = self.codebook(ids) + (mixture - mixture.detach())  # exactly the codeword: the bracket is zero
         else:
             mixed = weights @ self.codebook.weight
-        return mixed, ids, self._kl(logits)
+        return mixed, ids, self._divergence(logits)
 
     def _choose(self, vectors: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        ids, divergence = [], vectors.new_zeros(())
-        for block in vectors.split(block_rows(2 * self.vocab_size)):
+        ids, divergences = [], []
+        for block in self._blocks(vectors):
             logits = self.project(block)
             ids.append(logits.argmax(dim=-1))
-            divergence = divergence + self._kl(logits) * (len(block) / len(vectors))
+            divergences.append(self._divergence(logits))
         chosen = torch.cat(ids)
         nothing = (vectors - vectors).sum(-1, keepdim=True)  # but of NaN, whose code must not look like any other
-        return self.codebook(chosen) + nothing, chosen, divergence
+        return self.codebook(chosen) + nothing, chosen, torch.stack(divergences).sum() / len(vectors)
 
-    def _kl(self, logits: torch.Tensor) -> torch.Tensor:
-        """KL divergence of the code distributions from the uniform one, mean over vectors, in nats."""
+    def _blocks(self, vectors: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return vectors.split(block_rows(2 * self.vocab_size))
+
+    def _divergence(self, logits: torch.Tensor) -> torch.Tensor:
+        """KL divergence of the code distributions from the uniform one, summed over vectors, in nats."""
         probabilities = logits.softmax(dim=-1)
-        return (probabilities * (probabilities * self.vocab_size + 1e-10).log()).sum(dim=-1).mean()
+        return (probabilities * (probabilities * self.vocab_size + 1e-10).log()).sum()
 
     @torch.no_grad()
     def learn(self) -> None:
