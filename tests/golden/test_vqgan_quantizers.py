@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -56,6 +57,21 @@ def test_vqgan_codes_losses_and_gradients(golden: Path, variant: str) -> None:
     same(part.weight.grad, arrays[f"grad_codebook_{variant}"], atol=1e-5, rtol=1e-4)
     shares = out.usage / out.usage.sum()
     same(torch.special.entr(shares).sum().exp(), arrays["perplexity"], rtol=1e-4)
+
+
+@pytest.mark.parametrize(("name", "unknown"), [("extra", "extra"), ("zero", 0)])
+def test_vqgan_renumbered_codes(golden: Path, name: str, unknown: Any) -> None:
+    arrays = np.load(golden / "vqgan" / "vq_quantizer.npz")
+    used = tuple(int(code) for code in arrays["remap_used"])
+    sizes = {"vocab_size": len(arrays["codebook"]), "dim": arrays["codebook"].shape[1]}
+    options = {"update": "gradient", "normalize": False, "min_count": 0, "used": used, "unknown": unknown}
+    part = VectorQuantizer(VectorQuantizer.Config(**sizes, **options)).eval()
+    part.weight.data.copy_(torch.from_numpy(arrays["codebook"]))
+    out = part(rows(arrays["z"]))
+    assert part.vocab_size == arrays[f"remap_{name}_re_embed"]
+    assert np.array_equal(out.ids.flatten().numpy(), arrays[f"remap_{name}_indices"].flatten())
+    same(part.lookup(out.ids), rows(arrays[f"remap_{name}_lookup"]))
+    same(out.vectors, rows(arrays["quantized"]))
 
 
 class Gumbel:

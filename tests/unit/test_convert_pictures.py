@@ -166,6 +166,24 @@ def test_codebooks_of_moving_averages_are_read(tmp_path: Path, host: Host) -> No
     same(model(tmp_path / "out", host).tokenizer.quantizer.codewords, arrays["quantize.embedding.weight"])
 
 
+def test_a_transformer_of_renumbered_codes_knows_those_alone(tmp_path: Path, host: Host) -> None:
+    """taming-transformers' remap: the tokenizer keeps its codebook, the transformer learnt the codes that data use."""
+    arrays, used = golden("vqgan/gpt.npz"), np.array([30, 4, 17, *range(40, 50)])
+    told, n = json.loads(str(arrays["config"])), len(used)
+    first = {f"first_stage_model.{name}": value for name, value in small_vqgan(K=64).items()}
+    second = {f"transformer.{name}": value for name, value in weights(arrays).items()}
+    second |= {f"transformer.{name}.weight": arrays[f"sd/{name}.weight"][:n] for name in ("tok_emb", "head")}
+    params = {"unconditional": True, "transformer_config": {"params": told}}
+    params["first_stage_config"] = {"params": {"ddconfig": SMALL}}
+    files = [save(tmp_path / "a.ckpt", first | second | {"first_stage_model.quantize.used": used})]
+    convert("vqgan", [*files, settings(tmp_path / "b.yaml", {"model": {"params": params}})], tmp_path / "out", host)
+    found = model(tmp_path / "out", host)
+    codes = found.prior.sample({}, TASK, GREEDY, torch.arange(2))
+    book = torch.from_numpy(first["first_stage_model.quantize.embedding.weight"])
+    assert codes.spec.vocab_size == n
+    same(found.tokenizer.vectors(codes), book[torch.from_numpy(used)[codes.ids[..., 0]]])
+
+
 def test_other_networks_of_the_family_are_named(tmp_path: Path, host: Host) -> None:
     arrays = small_vqgan(K=6)
     gray = arrays | {"encoder.conv_in.weight": np.zeros((32, 1, 3, 3))}

@@ -169,6 +169,37 @@ def test_options_that_contradict_each_other_are_refused() -> None:
         vq(update="simvq", warmup_steps=3)
 
 
+def test_renumbered_codes_are_those_in_use_in_their_order() -> None:
+    """A prior then learns three codes of sixteen; the codebook learns as before."""
+    plain, few = vq(), vq(used=(9, 2, 5))
+    x = torch.cat([plain.codewords[torch.tensor([5, 9, 2])], plain.codewords[torch.arange(16)]])[None]
+    out, whole = few(x), plain(x)
+    assert few.vocab_size == 3 and out.ids.max() < 3 and len(out.usage) == 3
+    assert out.ids.flatten()[:3].tolist() == [2, 0, 1]
+    torch.testing.assert_close(few.lookup(out.ids)[0, :3], x[0, :3])
+    torch.testing.assert_close(few.code_vectors()[0], plain.codewords[torch.tensor([9, 2, 5])])
+    torch.testing.assert_close(out.vectors, whole.vectors)
+    for part in (plain, few):
+        part.learn()
+    assert torch.equal(plain.sums, few.sums) and len(few.in_use()) == 3
+    extra = vq(used=(9, 2, 5), unknown="extra")
+    assert extra(x).ids.flatten()[3:].unique(return_counts=True)[1].tolist() == [1, 1, 1, 13]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"used": ()}, "at least one of the codes 0 to 15"),
+        ({"used": (1, 1)}, "none twice"),
+        ({"used": (3, 16)}, "codes 0 to 15"),
+        ({"used": (3, 4), "unknown": 2}, "unknown is 2, and used codes become 0 to 1"),
+    ],
+)
+def test_codes_that_cannot_be_renumbered(options: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValidationError, match=said):
+        vq(**options)
+
+
 def test_a_codebook_of_another_size_is_refused() -> None:
     for update in ("gradient", "simvq"):
         with pytest.raises(CheckpointError, match="16 codewords of width 4, this model 8"):

@@ -173,7 +173,8 @@ class _Planner:
             self.notes.append(f"{self.directory} already holds a run: add --resume, or give another --output")
         if self.recipe.train.precision == "fp16" and not (torch.cuda.is_available() or torch.xpu.is_available()):
             self.notes.append("train.precision: fp16 needs a GPU, and this machine has none")
-        if changing := [p.name for p in self.host.plugins if "cynosure_training_step" in p.hooks and p.name != "defaults"]:
+        stepping = {plugin.name for plugin in self.host.plugins if "cynosure_training_step" in plugin.hooks}
+        if changing := sorted(stepping - {"defaults"}):
             self.notes.append(
                 f"plugin {' and '.join(changing)} may change training steps; costs are those of the model"
             )

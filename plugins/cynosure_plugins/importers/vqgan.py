@@ -23,8 +23,9 @@ from cynosure_plugins.importers.torch_file import TorchFile
 from cynosure_plugins.importers.vqgan_sizes import image_side, read_config, recipe
 
 WHAT, TRANSFORMER = "VQGAN", "transformer of VQGAN"
-UNUSED = r"loss\.|model_ema\.|colorize$|quantize\.embedding\.embed_avg$"
-"""Discriminator and LPIPS, averages of latent diffusion's training, colours of label maps, averages of vectors."""
+UNUSED = r"loss\.|model_ema\.|colorize$|quantize\.embedding\.embed_avg$|quantize\.used$"
+"""Discriminator and LPIPS, averages of latent diffusion's training, colours of label maps, averages of vectors, and the
+codes in use, which the recipe names."""
 DECAY = 0.99
 LOSS = {"l1": 1.0, "l2": 0.0}
 IMAGENET = 1000
@@ -73,6 +74,11 @@ class _FirstStage:
         self.problems = archive.problems(self.table, WHAT)
         self.notes: list[str] = []
 
+    @property
+    def codes(self) -> int:
+        """K, of what a prior reads and writes."""
+        return len(self.quantizer.get("used", ())) or self.quantizer["vocab_size"]
+
     def imported(self) -> Imported:
         if self.problems:
             raise CheckpointError("\n".join(self.problems))
@@ -83,6 +89,10 @@ class _FirstStage:
 def _tokenizer(checkpoint: TorchFile, archive: Archive, settings: Settings | None, key: str) -> _FirstStage:
     """The first stage that the arrays of `archive` are; settings under `key` describe it."""
     quantizer, book = _quantizer(archive, settings, key)
+    if (name := f"{archive.prefix}quantize.used") in checkpoint.shapes:
+        if quantizer["name"] != "vq":
+            archive.refuse(["its codes are renumbered (remap, quantize.used), which quantizer vq alone can do"], WHAT)
+        quantizer["used"] = [int(code) for code in checkpoint[name]]
     config = read_config(archive, WHAT)
     stage = _FirstStage(archive, config, image_side(config, settings, f"{key}.ddconfig"), quantizer, book)
     if any(name.startswith("loss.") for name in checkpoint.shapes):
@@ -96,8 +106,6 @@ def _tokenizer(checkpoint: TorchFile, archive: Archive, settings: Settings | Non
 
 def _quantizer(archive: Archive, settings: Settings | None, key: str) -> tuple[dict[str, Any], Table]:
     """The recipe of the quantizer and its tensors."""
-    if "quantize.used" in archive.shapes:
-        archive.refuse(["its codes are renumbered (remap, quantize.used), which no quantizer here does"], WHAT)
     if (gumbel := archive.shapes.get("quantize.embed.weight", ())) and len(gumbel) == 2:
         kl = settings.get(f"{key}.kl_weight", 1e-8) if settings else 1e-8
         options = {"name": "gumbel", "vocab_size": gumbel[0], "dim": gumbel[1], "kl": kl}
@@ -126,7 +134,7 @@ def _with_transformer(checkpoint: TorchFile, settings: Settings | None) -> Impor
     archive.require(["tok_emb.weight", "pos_emb", "blocks.0.mlp.0.weight"], TRANSFORMER)
     (V, d), (_, T, _) = archive.shapes["tok_emb.weight"], archive.shapes["pos_emb"]
     hidden, depth = archive.shapes["blocks.0.mlp.0.weight"][0], archive.count("blocks.")
-    K, L = first.quantizer["vocab_size"], (first.side // first.config.factor) ** 2
+    K, L = first.codes, (first.side // first.config.factor) ** 2
     heads = settings.number(f"{params}.transformer_config.params.n_head")
     problems = list(_unlike_ours(settings, V, d, T, K, L, heads))
     classes, start = _classes(settings, V), settings.get(f"{params}.sos_token", 0)

@@ -71,12 +71,12 @@ class Codebook(nn.Module):
     def __init__(self, config: CodebookConfig, width: int, normalize: bool = False) -> None:
         super().__init__()
         self.config: Any = config
-        self.vocab_size, self.width, self.normalize = config.vocab_size, width, normalize
+        self.size, self.width, self.normalize = config.vocab_size, width, normalize
         self.averaged = config.update in ("totals", "ema")
         self.restarts = config.replace == "restart" and config.min_count > 0
         # A codeword that the first step does not use restarts at once: the vectors are what the codebook begins with.
         count = config.min_count if self.restarts else 1.0
-        codewords = torch.randn(self.vocab_size, width) * self.vocab_size**-0.5
+        codewords = torch.randn(self.size, width) * self.size**-0.5
         if config.update == "gradient":
             self.weight = nn.Parameter(codewords)
         elif config.update == "simvq":
@@ -84,7 +84,7 @@ class Codebook(nn.Module):
             self.linear = nn.Linear(width, width)
         else:
             self.register_buffer("sums", codewords * count)
-        self.register_buffer("counts", torch.full((self.vocab_size,), count))
+        self.register_buffer("counts", torch.full((self.size,), count))
         self.register_buffer("step", torch.zeros((), dtype=torch.int64))
         # What this optimizer step has seen so far. No buffers: nothing is left when a checkpoint is made, and
         # data-parallel training would overwrite them with those of the first rank.
@@ -106,7 +106,7 @@ class Codebook(nn.Module):
         if self.config.update == "totals":
             return counts
         total, epsilon = counts.sum(), 1e-5 / (1 - self.config.decay)
-        return (counts + epsilon) / (total + self.vocab_size * epsilon) * total
+        return (counts + epsilon) / (total + self.size * epsilon) * total
 
     @torch.no_grad()
     def begin(self, codewords: torch.Tensor, counts: torch.Tensor) -> None:
@@ -124,7 +124,7 @@ class Codebook(nn.Module):
         One by one, so that the totals are those of one big batch.
         """
         if self._totals is None:
-            rows = self.vocab_size if self.averaged else 1
+            rows = self.size if self.averaged else 1
             self._totals = torch.zeros_like(self.counts), vectors.new_zeros(rows, self.width)
         counts, sums = self._totals
         counts += usage
@@ -137,7 +137,7 @@ class Codebook(nn.Module):
         lots = lottery(vectors, self._seed)
         if self._drawn is not None:
             lots, vectors = torch.cat([self._drawn[0], lots]), torch.cat([self._drawn[1], vectors])
-        kept = lots.argsort()[: self.vocab_size]
+        kept = lots.argsort()[: self.size]
         self._drawn = lots[kept], vectors[kept]
 
     @torch.no_grad()
@@ -178,7 +178,7 @@ class Codebook(nn.Module):
 
     def _restart(self, table: torch.Tensor, drawn: torch.Tensor) -> None:
         """Unused codewords become vectors of the step, those of the first rank, with the least count that survives."""
-        vectors = from_first_rank(tile(drawn, self.vocab_size, self._generator()))
+        vectors = from_first_rank(tile(drawn, self.size, self._generator()))
         unused = self.counts < self.config.min_count
         counts = self.counts.clamp_min(self.config.min_count)
         self.counts.copy_(counts)
@@ -204,5 +204,5 @@ class Codebook(nn.Module):
         held = next(
             (state_dict[prefix + name] for name in ("sums", "weight", "frozen") if prefix + name in state_dict), None
         )
-        require_size(held, self.vocab_size, self.width)
+        require_size(held, self.size, self.width)
         super()._load_from_state_dict(state_dict, prefix, *args)

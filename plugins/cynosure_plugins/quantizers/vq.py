@@ -24,6 +24,7 @@ from cynosure_plugins.quantizers.codebook import (
 from cynosure_plugins.quantizers.entropy import codebook_entropy
 from cynosure_plugins.quantizers.gradients import GRADIENTS
 from cynosure_plugins.quantizers.learning import Codebook, CodebookConfig
+from cynosure_plugins.quantizers.renumbering import Renumbering, Unknown, wrong
 
 RESERVOIR = 4
 """Encoder outputs kept for the first dictionary, per codeword."""
@@ -65,6 +66,14 @@ class VectorQuantizer(Codebook, Quantizer):
         entropy_targets: Literal["softmax", "argmax"] = Field(
             "softmax", description="argmax: the entropy loss sees which code is the likeliest, with softmax's gradient"
         )
+        used: tuple[int, ...] | None = Field(
+            None,
+            description="codes that become 0, 1, ..., so that priors learn no others, as VQGAN's remap; null: all, as"
+            " they are",
+        )
+        unknown: Unknown = Field(
+            "random", description="what codes beside `used` become: random ones, one `extra` code, or this number"
+        )
         warmup_steps: int = Field(
             0,
             ge=0,
@@ -78,6 +87,8 @@ class VectorQuantizer(Codebook, Quantizer):
                 raise ValueError("legacy_beta needs update: gradient, whose codewords have a loss")
             if self.warmup_steps and self.update == "simvq":
                 raise ValueError("warmup_steps: 0 is all that update: simvq can do, its codewords are frozen")
+            if self.used is not None and (problem := wrong(self.used, self.unknown, self.vocab_size)):
+                raise ValueError(problem)
             return self
 
     reservoir: torch.Tensor
@@ -86,21 +97,27 @@ class VectorQuantizer(Codebook, Quantizer):
     def __init__(self, config: Config) -> None:
         width = config.code_dim or config.dim
         super().__init__(config, width, config.normalize)
-        self.dim, self.depth = config.dim, 1
+        self.dim, self.depth, self.vocab_size = config.dim, 1, config.vocab_size
+        self.renumbering: Renumbering | None = None
+        if config.used is not None:
+            self.renumbering = Renumbering(config.used, config.unknown, config.vocab_size)
+            self.vocab_size = self.renumbering.vocab_size
         self.project_in = nn.Linear(self.dim, width) if config.code_dim else nn.Identity()
         self.project_out = nn.Linear(width, self.dim) if config.code_dim else nn.Identity()
         if config.warmup_steps:
-            self.register_buffer("reservoir", torch.zeros(RESERVOIR * self.vocab_size, width))
+            self.register_buffer("reservoir", torch.zeros(RESERVOIR * self.size, width))
             self.register_buffer("collected", torch.zeros((), dtype=torch.int64))
         self._passed: list[torch.Tensor] = []  # by the warm-up in this optimizer step
 
     def lookup(self, ids: torch.Tensor) -> torch.Tensor:
         """Ids int64 [B, N, 1] -> vectors [B, N, d]."""
+        ids = ids[..., 0] if self.renumbering is None else self.renumbering.old(ids[..., 0])
         with torch.autocast(ids.device.type, enabled=False):
-            return self.project_out(nn.functional.embedding(ids[..., 0], self.codewords))
+            return self.project_out(nn.functional.embedding(ids, self.codewords))
 
     def in_use(self) -> torch.Tensor:
-        return self.counts >= UNUSED * self.counts.mean()
+        used = self.counts >= UNUSED * self.counts.mean()
+        return used if self.renumbering is None else used[self.renumbering.used]
 
     def forward(self, vectors: torch.Tensor) -> Quantized:
         """Vectors [B, N, d] -> vectors of their codewords float32 [B, N, d] with a gradient, ids int64 [B, N, 1]."""
@@ -117,7 +134,7 @@ class VectorQuantizer(Codebook, Quantizer):
         ids = nearest(flat, codewords)
         chosen = nn.functional.embedding(ids, codewords).view_as(vectors)
         losses = self._losses(vectors, chosen, codewords, warming)
-        usage = count_by_code(ids, self.vocab_size)
+        usage = count_by_code(ids, self.size)
         if warming:
             self._passed.append(flat)
             passed = unit(vectors, config.normalize)
@@ -125,6 +142,9 @@ class VectorQuantizer(Codebook, Quantizer):
             passed = GRADIENTS[config.gradient](vectors, chosen)
             if learning:
                 self.collect(flat, ids, usage)
+        if self.renumbering is not None:
+            ids = self.renumbering.new(ids)
+            usage = count_by_code(ids, self.vocab_size)
         return Quantized(self.project_out(passed), ids.view(*vectors.shape[:-1], 1), losses, usage)
 
     def _losses(
@@ -170,7 +190,7 @@ class VectorQuantizer(Codebook, Quantizer):
         """First dictionary, with the counts of a steady state of `per_step` vectors a step."""
         generator = self._generator()
         sample = self.reservoir[: int(self.collected)]
-        shares, centres = kmeans(sample, self.vocab_size, self.normalize, generator, self._noise(generator))
+        shares, centres = kmeans(sample, self.size, self.normalize, generator, self._noise(generator))
         centres, shares = from_first_rank(centres), from_first_rank(shares)
         self.begin(centres, shares * per_step / (1 - self.config.decay))
 
