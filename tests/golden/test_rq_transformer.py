@@ -262,6 +262,18 @@ def test_soft_target_cross_entropy_of_every_code(golden: Path) -> None:
         np.testing.assert_allclose(found, wanted, rtol=1e-5)
 
 
+def test_entropy_of_soft_targets(golden: Path) -> None:
+    """What the loss cannot fall below; the published one adds 1e-10 inside the logarithm."""
+    arrays = np.load(golden / "rqtransformer" / "soft_target_ce.npz")
+    length, size = arrays["targets"].shape
+    spec = CodeSpec((Segment("codes", 1, 1, size),))
+    for targets, wanted in zip(arrays["targets"], arrays["entropy"], strict=True):
+        codes = Codes(torch.zeros(1, 1, 1, dtype=torch.long), spec, torch.from_numpy(targets)[None, None, None])
+        np.testing.assert_allclose(codes.entropy(), wanted, rtol=1e-5)
+    codes = Codes(torch.zeros(length, 1, 1, dtype=torch.long), spec, torch.from_numpy(arrays["targets"])[:, None, None])
+    np.testing.assert_allclose(codes.entropy(), arrays["entropy"].mean(), rtol=1e-5)
+
+
 @pytest.mark.parametrize(("dim", "depth", "head_depth", "heads", "size", "conditions", "millions"), PARAMETERS)
 def test_published_sizes(
     dim: int, depth: int, head_depth: int, heads: int, size: int, conditions: int, millions: float

@@ -125,8 +125,10 @@ def test_a_model_teaches_the_prior_probabilities(tmp_path: Path) -> None:
     batch = next(evaluation_batches(model.tasks["depth"], session.rows("depth", "test"), 4))
     evaluated = float(model(batch, "prior").loss)
     model.set_stage("prior")
-    taught = model(batch, "prior").loss
+    step = model(batch, "prior")
+    taught = step.loss
     taught.backward()
+    assert 0 < step.logs["entropy"] < taught.detach(), "the log shows what the loss cannot fall below"
     assert abs(float(taught.detach()) - evaluated) > 1e-4, "training must see probabilities, evaluation the codes"
     assert all(parameter.grad is None for parameter in model.tokenizer.parameters())  # type: ignore[union-attr]
     codes = model.codes(batch, "prior", SampleSettings(), batch.keys)

@@ -114,8 +114,12 @@ class GuidedModel(nn.Module):
     def _prior_step(self, batch: Batch) -> StepOutput:
         if self.prior is None:
             raise CynosureError("stage prior needs model.prior in the recipe.")
-        losses = self.prior.loss(batch.inputs, self._taught(self.prior, batch), batch.task)
-        return StepOutput(torch.stack(list(losses.values())).sum(), {k: v.detach() for k, v in losses.items()})
+        codes = self._taught(self.prior, batch)
+        losses = self.prior.loss(batch.inputs, codes, batch.task)
+        logs = {k: v.detach() for k, v in losses.items()}
+        if codes.probabilities is not None:
+            logs["entropy"] = codes.entropy()
+        return StepOutput(torch.stack(list(losses.values())).sum(), logs)
 
     def _encode(self, batch: Batch) -> Encoded | None:
         if self.tokenizer is None:

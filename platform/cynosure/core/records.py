@@ -141,6 +141,12 @@ class Codes:
         if self.ids.ndim != 3 or tuple(self.ids.shape[1:]) != wanted:
             raise ValueError(f"codes must have shape [B, {wanted[0]}, {wanted[1]}], not {list(self.ids.shape)}")
 
+    def entropy(self) -> torch.Tensor:
+        """Of the probabilities, mean over codes, in nats: what a loss against them cannot fall below. 0 without any."""
+        if self.probabilities is None:
+            return torch.zeros((), device=self.ids.device)
+        return torch.special.entr(self.probabilities).sum(-1).mean()
+
 
 @dataclass(frozen=True)
 class SoftTargets:
