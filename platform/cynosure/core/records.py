@@ -124,6 +124,11 @@ class CodeSpec:
         rows = [s.limits + (1,) * (self.depth - s.depth) for s in self.segments for _ in range(s.length)]
         return torch.tensor(rows)
 
+    @property
+    def real(self) -> int:
+        """How many of the L * D codes there are; losses of priors are means over them. At least 1."""
+        return max(1, sum(s.length * sum(limit > 1 for limit in s.limits) for s in self.segments))
+
 
 @dataclass(frozen=True)
 class Codes:

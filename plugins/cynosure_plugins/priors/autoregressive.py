@@ -78,8 +78,9 @@ class Autoregressive(Prior):
     def loss(self, inputs: Mapping[str, Any], codes: Codes, task: str) -> dict[str, torch.Tensor]:
         tokens = codes.ids.flatten(1) + self.first
         logits = self.logits(inputs, tokens, task)
-        smoothing = self.config.label_smoothing if self.training else 0.0
-        return {"nll": F.cross_entropy(logits.flatten(0, 1).float(), tokens.flatten(), label_smoothing=smoothing)}
+        logits, smoothing = logits.flatten(0, 1).float(), self.config.label_smoothing if self.training else 0.0
+        total = F.cross_entropy(logits, tokens.flatten(), reduction="sum", label_smoothing=smoothing)
+        return {"nll": total / (len(tokens) * codes.spec.real)}
 
     def logits(self, inputs: Mapping[str, Any], tokens: torch.Tensor, task: str) -> torch.Tensor:
         """Teacher-forced logits [B, L*D, V] of tokens [B, L*D] in [0, V): the codes and V = K, or with `start_code` the

@@ -81,7 +81,8 @@ class GPT(Prior):
     def loss(self, inputs: Mapping[str, Any], codes: Codes, task: str) -> dict[str, torch.Tensor]:
         tokens = codes.ids.flatten(1)
         logits = self.logits(inputs, self._corrupt(tokens), task)
-        return {"nll": F.cross_entropy(logits.flatten(0, 1).float(), tokens.flatten())}
+        total = F.cross_entropy(logits.flatten(0, 1).float(), tokens.flatten(), reduction="sum")
+        return {"nll": total / (len(tokens) * codes.spec.real)}
 
     def logits(self, inputs: Mapping[str, Any], tokens: torch.Tensor, task: str) -> torch.Tensor:
         """Teacher-forced logits [B, L*D, K] of codes [B, L*D], -inf where a code does not exist."""

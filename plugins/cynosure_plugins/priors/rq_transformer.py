@@ -128,7 +128,7 @@ class RQTransformer(Prior):
         if codes.probabilities is not None:
             return F.cross_entropy(logits, codes.probabilities.flatten(0, 2))
         total = F.cross_entropy(logits, codes.ids.flatten(), reduction="sum")
-        return total / (len(codes.ids) * int((self.spec.limits() > 1).sum()))
+        return total / (len(codes.ids) * codes.spec.real)
 
     def logits(self, inputs: Mapping[str, Any], tokens: torch.Tensor, task: str) -> torch.Tensor:
         """Teacher-forced logits [B, L*D, K] of codes [B, L*D], depth first."""
