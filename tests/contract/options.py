@@ -146,6 +146,10 @@ CASES: dict[tuple[str, str], list[Case]] = {
     ],
     ("encoder", "text"): [Case({**TRANSFORMER, "length": 16})],
     ("encoder", "words"): [Case({**TRANSFORMER, "length": 16}), Case({**TRANSFORMER, "length": 4, "rows": 8})],
+    ("encoder", "bpe"): [
+        Case(lambda folder: {**TRANSFORMER, "length": 16, **tiny_data.vocabulary(folder)}),
+        Case(lambda folder: {**tiny_data.vocabulary(folder), "dim": 8, "depth": 0, "length": 16, "dropout": 0.5}),
+    ],
     ("encoder", "label"): [Case({"classes": 10, "dim": 8})],
     ("prior", "autoregressive"): [
         Case(TRANSFORMER),

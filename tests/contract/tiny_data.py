@@ -18,6 +18,16 @@ def _picture(file: Path, seed: int) -> None:
     Image.fromarray(pixels).save(file)
 
 
+def vocabulary(folder: Path) -> dict[str, Any]:
+    """Of letters and digits, at the end of a word and before, and the two merges that spell 'red'."""
+    letters = "abcdefghijklmnopqrstuvwxyz0123456789"
+    tokens = ["[PAD]", "[UNK]", *letters, *(f"{letter}</w>" for letter in letters), "re", "red</w>"]
+    (folder / "vocab.json").write_text(json.dumps({token: number for number, token in enumerate(tokens)}))
+    (folder / "merges.txt").write_text("#version: 0.2\nr e\nre d</w>\n")
+    files = {"vocabulary": str(folder / "vocab.json"), "merges": str(folder / "merges.txt")}
+    return {**files, "vocab_size": len(tokens)}
+
+
 def network(folder: Path) -> dict[str, Any]:
     """Random weights of a small timm model, as features for distances between sets of pictures."""
     from safetensors.torch import save_file

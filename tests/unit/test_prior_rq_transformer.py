@@ -160,5 +160,5 @@ def test_text_is_learnt_beside_the_codes(task_tokens: bool) -> None:
 def test_text_that_sees_itself_is_not_to_be_predicted() -> None:
     spec = CodeSpec((Segment("codes", 4, 2, 5),))
     for depth in (None, 1):
-        with pytest.raises(ValueError, match="text with depth 0"):
+        with pytest.raises(ValueError, match="text or bpe, with depth 0"):
             make_prior(spec, text_depth=depth, embedding="shared", text_loss=0.1)

@@ -30,8 +30,8 @@ class RQTransformer(Prior):
     The body reads the context, then for every position the sum of its code vectors; what it says of the next position
     goes to the head, which reads the sum of the codes so far and predicts the next depth. A position vector is that of
     the position read, so the last one is never used. No norm follows the body, and one precedes the classifier. The
-    published models are `task_tokens: false` with encoder `label`, or `text` with depth 0 and `text_loss`, for which
-    the body predicts the text, too.
+    published models are `task_tokens: false` with encoder `label`, or `bpe` with depth 0 and `text_loss`, for which the
+    body predicts the text, too.
 
     Raises ValueError for options that contradict each other or the codes.
     """
@@ -61,7 +61,7 @@ class RQTransformer(Prior):
             0.0,
             ge=0,
             description="weight of predicting each token of the text from those before it, where codes have 1; for"
-            " encoder text with depth 0; published: 1/9",
+            " encoder text or bpe with depth 0; published: 1/9",
         )
         task_tokens: bool = Field(
             True, description="a learnt vector a task begins the context; the published models know one task each"
@@ -277,7 +277,7 @@ def _check(config: RQTransformer.Config, spec: CodeSpec, encoder: Encoder | None
     reasons = {
         "without encoder and task_tokens nothing comes first; set task_tokens: true": encoder is None
         and not config.task_tokens,
-        "text_loss needs an encoder that reads tokens one by one: take text with depth 0": config.text_loss > 0
+        "text_loss needs an encoder that reads tokens one by one: take text or bpe, with depth 0": config.text_loss > 0
         and not spelled,
         "soft_temperature needs one vocabulary for all codes; set it to null": config.soft_temperature is not None
         and outside(spec) is not None,

@@ -182,9 +182,11 @@ class Encoder(nn.Module, ABC):
     def tokens(self, inputs: Mapping[str, Any], task: str) -> torch.Tensor:
         """What the vectors stand for, int64 [B, N] in [0, vocab_size), for a prior that learns to predict it too.
 
+        An encoder that reads at random says what it read when it was last called with these inputs.
+
         Raises CynosureError for an encoder whose `vocab_size` is None.
         """
-        raise CynosureError(f"{type(self).__name__} reads no tokens one by one: use encoder text with depth 0.")
+        raise CynosureError(f"{type(self).__name__} reads no tokens one by one: use encoder text or bpe, with depth 0.")
 
 
 class Prior(nn.Module, ABC):
