@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +10,23 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from converted import Arrays, batch, golden, model, read_recipe, refused, same, weights
+from converted import (
+    GREEDY,
+    SMALL,
+    Arrays,
+    batch,
+    golden,
+    model,
+    read_recipe,
+    refused,
+    same,
+    save,
+    settings,
+    small_rqvae,
+    weights,
+)
 
 from cynosure.cli.app import main
-from cynosure.core.records import SampleSettings
 from cynosure.host import Host, load_host
 from cynosure.run.convert import convert
 from cynosure_plugins.convnets.vqgan import VQGANConfig
@@ -22,47 +34,16 @@ from cynosure_plugins.importers import rqvae, vqgan, vqgan_names
 from cynosure_plugins.importers.archive import random_arrays
 from cynosure_plugins.importers.recipes import TASK
 
-SMALL = {"resolution": 8, "ch": 32, "ch_mult": [1, 1], "num_res_blocks": 1, "z_channels": 8, "attn_resolutions": [4]}
-"""A network of 4 x 4 codes that is no reference, where one is needed to hold a prior."""
-GREEDY = SampleSettings(temperature=0.0)
-
 
 @pytest.fixture(scope="module")
 def host() -> Host:
     return load_host()
 
 
-def save(file: Path, arrays: Mapping[str, Any], **more: Any) -> Path:
-    """As Lightning and kakaobrain write them."""
-    state = {name: torch.tensor(value) for name, value in arrays.items()}
-    torch.save({"epoch": 3, "global_step": 7, "state_dict": state, **more}, file)
-    return file
-
-
-def settings(file: Path, values: Any) -> Path:
-    file.write_text(yaml.safe_dump(values))
-    return file
-
-
 def small_vqgan(K: int) -> Arrays:
     config = VQGANConfig(channels=32, multipliers=(1, 1), blocks=1, attention=(1,), z_channels=8)
     table = vqgan_names.tokenizer(TASK, config, 4) | vqgan_names.base(TASK, config, 4)
     return random_arrays(table | vqgan_names.vector_quantizer(K, 4))
-
-
-def small_rqvae(folder: Path, book: np.ndarray, depth: int) -> list[Path]:
-    """RQ-VAE of 2 x 2 codes of some codewords, the last of which is padding."""
-    config = VQGANConfig(channels=32, multipliers=(1, 1), blocks=1, attention=(), z_channels=8)
-    dim = book.shape[1]
-    arrays = random_arrays(vqgan_names.tokenizer(TASK, config, dim) | vqgan_names.base(TASK, config, dim))
-    for i in range(depth):
-        name = f"quantizer.codebooks.{i}"
-        arrays |= {f"{name}.weight": book, f"{name}.cluster_size_ema": np.ones(len(book) - 1, np.float32)}
-        arrays[f"{name}.embed_ema"] = book[:-1]
-    hparams = {"shared_codebook": True, "decay": 0.99, "code_shape": [2, 2, depth]}
-    ddconfig = {**SMALL, "resolution": 4, "attn_resolutions": []}
-    told = {"arch": {"type": "rq-vae", "hparams": hparams, "ddconfig": ddconfig}}
-    return [save(folder / "stage1.pt", arrays), settings(folder / "stage1.yaml", told)]
 
 
 # VQGAN
@@ -264,11 +245,14 @@ def test_the_two_stages_may_be_converted_one_after_the_other(tmp_path: Path, hos
 
 def test_what_rq_transformer_cannot_be_is_named(tmp_path: Path, host: Host) -> None:
     arrays = golden("rqtransformer/text_cond.npz")
-    arch = json.loads(str(arrays["config"]))
+    arch = json.loads(str(arrays["config"])) | {"vocab_size_cond": 30}
     arch["body"]["block"]["gelu"] = "v2"
-    files = [save(tmp_path / "a.pt", weights(arrays)), settings(tmp_path / "a.yaml", {"arch": arch})]
+    dataset = {"txt_tok_name": "gpt2_huggingface", "context_length": 64}
+    told = {"arch": arch, "dataset": dataset, "loss": {"txt_weight": 0.0}}
+    files = [save(tmp_path / "a.pt", weights(arrays)), settings(tmp_path / "a.yaml", told)]
     text = refused("rq_transformer", files, tmp_path, host)
-    for part in ("texts of 5 tokens out of a BPE vocabulary of 17", "GELU v2"):
+    parts = ["GELU v2", "cut by tokenizer gpt2_huggingface", "arch.vocab_size_cond 30, the arrays 17"]
+    for part in [*parts, "dataset.context_length 64, the arrays 5", "gives no loss to the text"]:
         assert part in text, f"{part} is not said in: {text}"
 
 

@@ -48,8 +48,10 @@ def _use(imported: Imported, directory: Path, host: Host) -> str:
     """A command that shows what the model can do."""
     prior = "prior" in imported.parts
     for key, options in imported.recipe["tasks"].items():
-        if "image" not in host.components.get("task", options.get("name", key)).inputs:
+        inputs = host.components.get("task", options.get("name", key)).inputs
+        if "image" not in inputs:
             label = " --label 0" if options.get("condition") == "label" else ""
-            made = f"generate {directory}{label}" if prior else f"predict {directory} PICTURE... --codes oracle"
+            asked = ' "a red bus"' if "caption" in inputs else label
+            made = f"generate {directory}{asked}" if prior else f"predict {directory} PICTURE... --codes oracle"
             return f"cynosure {made}"
     return f"cynosure predict {directory} PICTURE..." + ("" if prior else " --codes none")

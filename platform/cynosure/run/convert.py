@@ -72,6 +72,13 @@ def _joined(old: Imported, new: Imported, file: Path) -> Imported:
     """One model of two halves."""
     if both := [part for part in new.parts if part in old.parts]:
         raise CheckpointError(f"{file} already holds {' and '.join(both)}: convert into another folder, or remove it.")
+    tasks = [set(each.recipe.get("tasks", {})) for each in (old, new)]
+    if all(tasks) and not tasks[0] & tasks[1]:
+        here, there = (" and ".join(sorted(names)) for names in tasks)
+        raise CheckpointError(
+            f"{file} is of a model for {here}, and these files are of one for {there}: convert all files of that model "
+            "at once, into another folder."
+        )
     recipe = merge(Document(old.recipe), Document(new.recipe)).data
     return Imported(recipe, {**old.tensors, **new.tensors}, new.notes)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,10 +44,15 @@ class Settings:
         return str(self.get(key, "")).rpartition(".")[2]
 
 
-def read_files(files: Sequence[Path]) -> tuple[list[TorchFile], list[Settings]]:
-    """Checkpoints and configurations, told apart by what is in them. Raises CheckpointError for other files."""
+def read_files(files: Sequence[Path], but: Collection[Path] = ()) -> tuple[list[TorchFile], list[Settings]]:
+    """Checkpoints and configurations, told apart by what is in them; files of `but` are left out.
+
+    Raises CheckpointError for other files, and where there is no checkpoint.
+    """
     checkpoints, settings = [], []
     for file in files:
+        if file in but:
+            continue
         if not file.is_file():
             raise CheckpointError(f"there is no file {file}.")
         with file.open("rb") as opened:
@@ -57,7 +62,7 @@ def read_files(files: Sequence[Path]) -> tuple[list[TorchFile], list[Settings]]:
         else:
             settings.append(_settings(file))
     if not checkpoints:
-        raise CheckpointError(f"{', '.join(map(str, files))}: give the checkpoint too, not only its configuration.")
+        raise CheckpointError(f"{', '.join(map(str, files))}: give the checkpoint too, not only what lies beside it.")
     return checkpoints, settings
 
 

@@ -22,7 +22,7 @@ from cynosure_plugins.importers.archive import Archive, Part, random_arrays
 from cynosure_plugins.importers.maskgit_names import Sizes
 from cynosure_plugins.importers.msgpack_file import NDARRAY, Msgpack
 from cynosure_plugins.importers.npz import guess
-from cynosure_plugins.importers.recipes import TASK, joined, model_of, prior_of
+from cynosure_plugins.importers.recipes import LABELS, TASK, joined, model_of, prior_of
 
 FIRST, SECOND = "MaskGIT tokenizer", "MaskGIT transformer"
 ROOTS = ("", "params/", "params/params/", "target/", "target/params/", "optimizer/target/", "optimizer/target/params/")
@@ -165,7 +165,7 @@ def _prior(archive: Archive, sizes: Sizes, codes: int, problems: list[str]) -> I
         **{"name": "masked", "dim": sizes.dim, "depth": sizes.depth, "heads": sizes.heads, "mlp_dim": sizes.hidden},
         **{"classes": classes, "steps": 12 if sizes.length >= LARGE else 8, "task_tokens": False},
     }
-    fields = prior_of(prior, labels=True, sampling={"temperature": 1.0})
+    fields = prior_of(prior, LABELS, {"temperature": 1.0})
     return Imported(fields, {} if problems else archive.tensors(table))
 
 

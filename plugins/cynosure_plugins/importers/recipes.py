@@ -8,26 +8,31 @@ from typing import Any
 from cynosure.config.yaml import Document, merge
 from cynosure.core.records import Imported
 
-TASK = "generation"
-"""The recipe's key of the task."""
+TASK, TEXT_TASK = "generation", "text_to_image"
+"""The recipe's key of the task, without texts and with them."""
 
 
-def model_of(side: int, loss: Mapping[str, float], tokenizer: dict[str, Any], base: dict[str, Any]) -> dict[str, Any]:
+def model_of(
+    side: int, loss: Mapping[str, float], tokenizer: dict[str, Any], base: dict[str, Any], task: str = TASK
+) -> dict[str, Any]:
     """The recipe of a tokenizer and its base for pictures of `side` pixels, with the weights of the task's loss."""
     return {
         "image_size": side,
         "data": {"images": {"name": "images", "source": "data/images"}},
-        "tasks": {TASK: {"data": "images", **loss}},
+        "tasks": {task: {"data": "images", **loss}},
         "model": {"tokenizer": tokenizer, "base": base},
         "eval": {"batch_size": 4},
     }
 
 
-def prior_of(prior: dict[str, Any], labels: bool, sampling: Mapping[str, Any]) -> dict[str, Any]:
-    """What a prior adds to that; with `labels` it draws what a label names."""
-    condition = {"tasks": {TASK: {"condition": "label"}}} if labels else {}
+LABELS = {TASK: {"condition": "label"}}
+TEXTS: dict[str, Any] = {TEXT_TASK: {}}
+
+
+def prior_of(prior: dict[str, Any], condition: Mapping[str, Any], sampling: Mapping[str, Any]) -> dict[str, Any]:
+    """What a prior adds to that; with condition LABELS it draws what a label names, with TEXTS what a text says."""
     return {
-        **condition,
+        **({"tasks": dict(condition)} if condition else {}),
         "model": {"prior": prior},
         "train": {"stages": ["codes", "prior"]},
         "eval": {"sampling": dict(sampling)},

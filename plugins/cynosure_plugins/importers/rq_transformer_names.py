@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from cynosure_plugins.importers import rq_transformer_text as text
 from cynosure_plugins.importers.archive import Archive, Table
 from cynosure_plugins.importers.arrays import SAME, Made, Shape, one, one_way
 from cynosure_plugins.importers.configs import Settings
@@ -19,7 +20,10 @@ TELLING |= {"body_transformer.blocks.0.mlp.0.weight": 2}
 
 @dataclass(frozen=True)
 class Sizes:
-    """d width, L positions, D depth, K vocabulary; `classes` 1 is an unconditional model."""
+    """d width, L positions, D depth, K vocabulary; `classes` 1 is an unconditional model.
+
+    One that reads texts has `tokens` of each, more than 1, and its vocabulary has `classes` of them.
+    """
 
     dim: int
     body: int
@@ -34,6 +38,7 @@ class Sizes:
     embedding: str = "codebook"
     classifiers: str = "shared"
     cumulative: bool = True
+    tokens: int = 1
 
     @classmethod
     def of(cls, archive: Archive, settings: Settings, what: str) -> Sizes:
@@ -60,17 +65,15 @@ class Sizes:
             embedding="codebook" if not table else "shared" if table == K else "separate",
             classifiers="shared" if len(shapes["classifier.linear.bias"]) == 1 else "separate",
             cumulative=bool(settings.get("arch.cumsum_depth_ctx", True)),
+            tokens=shapes["pos_emb_cond"][1],
         )
 
 
 def _unlike_ours(archive: Archive, settings: Settings, L: int, D: int, dim: int, heads: int) -> Iterator[str]:
     """What keeps a checkpoint from being prior rq_transformer, and a configuration from being its own."""
     shapes = archive.shapes
-    if (text := shapes["pos_emb_cond"][1]) > 1 or "cond_classifier.linear.weight" in shapes:
-        yield (
-            f"it reads texts of {text} tokens out of a BPE vocabulary of {shapes['cond_emb.weight'][0]}, which is in no"
-            " checkpoint; encoder text reads bytes"
-        )
+    if (tokens := shapes["pos_emb_cond"][1]) > 1:
+        yield from text.unlike_ours(settings, shapes["cond_emb.weight"][0], tokens)
     if ("input_mlp.weight" in shapes) != ("head_mlp.weight" in shapes):
         yield "of body and head one reads codewords, the other a table of its own (input_emb_vqvae, head_emb_vqvae)"
     if any(settings.get(f"arch.{part}.block.gelu", "v1") != "v1" for part in ("body", "head")):
@@ -97,7 +100,9 @@ def prior(sizes: Sizes, settings: Settings) -> dict[str, Any]:
         "soft_temperature": settings.get("loss.temp", 0.5) if loss else None,
         "stochastic": bool(settings.get("loss.stochastic_codes", True)),
     }
-    if sizes.classes > 1:
+    if sizes.tokens > 1:
+        found |= text.options(settings, sizes.classes, sizes.tokens, sizes.dim)
+    elif sizes.classes > 1:
         found["encoder"] = {"name": "label", "classes": sizes.classes, "dim": sizes.dim}
     return found
 
@@ -123,9 +128,10 @@ def transformer(sizes: Sizes) -> Table:
     else:
         for i in range(D):
             table |= _classifier(i, d, K, D)
+    if sizes.tokens > 1:
+        return table | text.tensors(sizes.classes, sizes.tokens, d)
     condition = "prior.encoder.embedding.weight" if sizes.classes > 1 else f"prior.prefix.tasks.{TASK}"
-    table[condition] = _condition(sizes.classes, d)
-    return table
+    return table | {condition: _condition(sizes.classes, d)}
 
 
 def _classifier(i: int, d: int, K: int, D: int) -> Table:

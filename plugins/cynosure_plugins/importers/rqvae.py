@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from math import isqrt
 from pathlib import Path
@@ -16,8 +17,9 @@ from cynosure_plugins.importers import vqgan_names
 from cynosure_plugins.importers.archive import Archive, Part, Table, random_arrays
 from cynosure_plugins.importers.configs import Settings, read_files
 from cynosure_plugins.importers.npz import guess
-from cynosure_plugins.importers.recipes import TASK, joined, prior_of
+from cynosure_plugins.importers.recipes import LABELS, TASK, TEXT_TASK, TEXTS, joined, prior_of
 from cynosure_plugins.importers.rq_transformer_names import Sizes, prior, transformer
+from cynosure_plugins.importers.rq_transformer_text import VocabularyFiles
 from cynosure_plugins.importers.torch_file import TorchFile
 from cynosure_plugins.importers.vqgan import write_files
 from cynosure_plugins.importers.vqgan_sizes import image_side, read_config, recipe
@@ -31,10 +33,11 @@ BOOK = "quantizer.codebooks."
 
 
 class Release:
-    """Checkpoints and their configurations, each with its own."""
+    """Checkpoints and their configurations, each with its own, and the files of a vocabulary."""
 
     def __init__(self, files: Sequence[Path]) -> None:
-        checkpoints, configurations = read_files(files)
+        self.vocabulary = VocabularyFiles.among(files)
+        checkpoints, configurations = read_files(files, but=self.vocabulary.all)
         self.first = self._one([each for each in checkpoints if _kind(each) == FIRST], FIRST)
         self.second = self._one([each for each in checkpoints if _kind(each) == SECOND], SECOND)
         self._settings: dict[str, list[Settings]] = {kind: [] for kind in TYPES.values()}
@@ -78,7 +81,7 @@ def _notes(checkpoint: TorchFile) -> Iterator[str]:
         yield f"{checkpoint.path} has averaged weights too (state_dict_ema); the model has those of the last step."
 
 
-def _first_stage(checkpoint: TorchFile, settings: Settings) -> Imported:
+def _first_stage(checkpoint: TorchFile, settings: Settings, task: str) -> Imported:
     """Tokenizer and base."""
     options = {key: settings.get(f"arch.hparams.{key}", default) for key, default in DEFAULTS.items()}
     shared, decay = bool(options["shared_codebook"]), float(options["decay"])
@@ -94,8 +97,8 @@ def _first_stage(checkpoint: TorchFile, settings: Settings) -> Imported:
     cells = side // config.factor // max(fold, 1)
     archive.refuse(_unlike_ours(options, told, [cells, cells, depth], dim, latent * fold**2), FIRST)
     table = {
-        **vqgan_names.tokenizer(TASK, config, latent),
-        **vqgan_names.base(TASK, config, latent),
+        **vqgan_names.tokenizer(task, config, latent),
+        **vqgan_names.base(task, config, latent),
         **vqgan_names.residual_quantizer(1 if shared else depth, decay, rows - 1, dim),
     }
     if problems := archive.problems(table, FIRST):
@@ -107,7 +110,8 @@ def _first_stage(checkpoint: TorchFile, settings: Settings) -> Imported:
         "immediate": shared,
     }
     loss = {"l1": 1.0, "l2": 0.0} if options["loss_type"] == "l1" else {"l1": 0.0, "l2": 1.0}
-    return Imported(recipe(config, side, quantizer, loss, fold), archive.tensors(table), tuple(_notes(checkpoint)))
+    fields = recipe(config, side, quantizer, loss, fold, task)
+    return Imported(fields, archive.tensors(table), tuple(_notes(checkpoint)))
 
 
 DEFAULTS = {
@@ -127,15 +131,21 @@ def _unlike_ours(options: Mapping[str, Any], told: Any, shape: list[int], dim: i
         yield f"its configuration says codes {told}, the arrays {shape}"
 
 
-def _second_stage(checkpoint: TorchFile, settings: Settings) -> Imported:
+def _second_stage(checkpoint: TorchFile, settings: Settings, vocabulary: VocabularyFiles) -> Imported:
     """The prior."""
     archive = _part(checkpoint, r"tok_emb\.offsets$|.*\.attn\.mask$")
     sizes = Sizes.of(archive, settings, SECOND)
     table = transformer(sizes)
     if problems := archive.problems(table, SECOND):
         raise CheckpointError("\n".join(problems))
-    fields = prior_of(prior(sizes, settings), sizes.classes > 1, _sampling(settings))
-    return Imported(fields, archive.tensors(table), tuple(_notes(checkpoint)))
+    tensors = archive.tensors(table)
+    if sizes.tokens > 1:
+        tensors["prior.encoder.vocabulary"] = vocabulary.tensor(checkpoint.path, settings, sizes.classes)
+    elif vocabulary.all:
+        raise CheckpointError(f"{checkpoint.path} reads no texts: leave out {', '.join(map(str, vocabulary.all))}.")
+    condition = TEXTS if sizes.tokens > 1 else LABELS if sizes.classes > 1 else {}
+    fields = prior_of(prior(sizes, settings), condition, _sampling(settings))
+    return Imported(fields, tensors, tuple(_notes(checkpoint)))
 
 
 def _sampling(settings: Settings) -> dict[str, Any]:
@@ -159,17 +169,16 @@ class RQVAE(Importer):
 
     def read(self, files: Sequence[Path]) -> Imported:
         release = Release(files)
-        if release.first is None or release.second is not None:
+        if release.first is None or release.second is not None or release.vocabulary.all:
             raise CheckpointError(f"give an {FIRST} alone; `cynosure convert rq_transformer` takes both stages.")
-        return _first_stage(release.first, release.settings(FIRST, release.first))
+        return _first_stage(release.first, release.settings(FIRST, release.first), TASK)
 
 
 @final
 class RQTransformer(Importer):
     """`model.pt` and `config.yaml` of kakaobrain's RQ-Transformer (Lee et al. 2022), best with those of its RQ-VAE.
 
-    Class-conditional and unconditional models. Those for text read tokens of a BPE vocabulary that is in no
-    checkpoint, which no encoder here does.
+    Class-conditional models, unconditional ones, and those for text, with the two files of their BPE vocabulary.
     """
 
     class Config(PartConfig):
@@ -184,10 +193,12 @@ class RQTransformer(Importer):
         release = Release(files)
         if release.second is None:
             raise CheckpointError(f"there is no {SECOND} among these files; `cynosure convert rqvae` takes an {FIRST}.")
-        second = _second_stage(release.second, release.settings(SECOND, release.second))
+        told = release.settings(SECOND, release.second)
+        second = _second_stage(release.second, told, release.vocabulary)
         if release.first is None:
             return second
-        first = _first_stage(release.first, release.settings(FIRST, release.first))
+        task = TEXT_TASK if TEXT_TASK in second.recipe.get("tasks", {}) else TASK
+        first = _first_stage(release.first, release.settings(FIRST, release.first), task)
         return joined(first, second)
 
 
@@ -204,12 +215,24 @@ def _write_first(folder: Path) -> list[Path]:
 
 def _write_second(folder: Path) -> list[Path]:
     """A tiny class-conditional RQ-Transformer for it."""
-    sizes = Sizes(dim=8, body=1, head=1, heads=2, hidden=32, L=16, D=2, K=6, classes=3, code_dim=4)
-    table = transformer(sizes)
+    return _write_transformer(folder, classes=3, tokens=1)
+
+
+def _write_text(folder: Path) -> list[Path]:
+    """A tiny RQ-Transformer for text instead, and its vocabulary."""
+    tokens = ["[PAD]", "[UNK]", "r", "e", "a</w>", "d</w>", "re", "red</w>"]
+    vocabulary, merges = folder / "bpe-16k-vocab.json", folder / "bpe-16k-merges.txt"
+    vocabulary.write_text(json.dumps({token: number for number, token in enumerate(tokens)}))
+    merges.write_text("#version: 0.2\nr e\nre d</w>\n")
+    return [*_write_transformer(folder, classes=len(tokens), tokens=5), vocabulary, merges]
+
+
+def _write_transformer(folder: Path, classes: int, tokens: int) -> list[Path]:
+    sizes = Sizes(8, body=1, head=1, heads=2, hidden=32, L=16, D=2, K=6, classes=classes, code_dim=4, tokens=tokens)
     blocks = {"n_layer": 1, "block": {"n_head": 2}}
-    arch = {"type": "rq-transformer", "block_size": [4, 4, 2], "embed_dim": 8, "vocab_size_cond": 3}
+    arch = {"type": "rq-transformer", "block_size": [4, 4, 2], "embed_dim": 8, "vocab_size_cond": classes}
     arch |= {"body": blocks, "head": blocks, "cumsum_depth_ctx": True, "shared_cls_emb": True}
-    return write_files(folder, random_arrays(table), {"arch": arch}, "second")
+    return write_files(folder, random_arrays(transformer(sizes)), {"arch": arch}, "second")
 
 
 @hookimpl

@@ -18,7 +18,7 @@ from cynosure_plugins.importers import gpt_names, vqgan_names
 from cynosure_plugins.importers.archive import Archive, Part, Table, random_arrays
 from cynosure_plugins.importers.configs import Settings, read_files
 from cynosure_plugins.importers.npz import guess
-from cynosure_plugins.importers.recipes import TASK, joined, prior_of
+from cynosure_plugins.importers.recipes import LABELS, TASK, joined, prior_of
 from cynosure_plugins.importers.torch_file import TorchFile
 from cynosure_plugins.importers.vqgan_sizes import image_side, read_config, recipe
 
@@ -148,7 +148,7 @@ def _with_transformer(checkpoint: TorchFile, settings: Settings | None) -> Impor
     }
     if classes:
         prior["encoder"] = {"name": "label", "classes": classes, "dim": d}
-    fields = prior_of(prior, bool(classes), SAMPLING[bool(classes)])
+    fields = prior_of(prior, LABELS if classes else {}, SAMPLING[bool(classes)])
     notes = tuple(_notes(V, K, classes))
     return joined(first.imported(), Imported(fields, archive.tensors(table), notes))
 

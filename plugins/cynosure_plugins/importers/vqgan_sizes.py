@@ -11,7 +11,7 @@ from cynosure_plugins.convnets.layers import PUBLISHED_GROUPS
 from cynosure_plugins.convnets.vqgan import VQGANConfig
 from cynosure_plugins.importers.archive import Archive
 from cynosure_plugins.importers.configs import Settings
-from cynosure_plugins.importers.recipes import model_of
+from cynosure_plugins.importers.recipes import TASK, model_of
 
 TELLING = ("encoder.conv_in", "encoder.down.0.block.0.conv1", "encoder.conv_out", "decoder.conv_in", "quant_conv")
 """Layers whose weights tell the sizes of all others."""
@@ -71,8 +71,13 @@ def image_side(config: VQGANConfig, settings: Settings | None, key: str) -> int:
 
 
 def recipe(
-    config: VQGANConfig, side: int, quantizer: dict[str, Any], loss: dict[str, float], fold: int = 1
+    config: VQGANConfig,
+    side: int,
+    quantizer: dict[str, Any],
+    loss: dict[str, float],
+    fold: int = 1,
+    task: str = TASK,
 ) -> dict[str, Any]:
     """Tokenizer and base `vqgan` of these sizes."""
     sizes = config.model_dump(mode="json") | {"fold": fold}
-    return model_of(side, loss, {"name": "vqgan", **sizes, "quantizer": quantizer}, {"name": "vqgan", **sizes})
+    return model_of(side, loss, {"name": "vqgan", **sizes, "quantizer": quantizer}, {"name": "vqgan", **sizes}, task)
