@@ -72,11 +72,14 @@ def write_checkpoints(folder: Path) -> None:
     """Tiny ones under the names of the released ones."""
     from cynosure_plugins.importers import maskgit, rqvae, star, vqgan
 
-    for part in ("stage1", "stage2"):
-        (folder / part).mkdir()
+    for part in ("stage1", "stage2", "cc3m/stage1", "cc3m/stage2"):
+        (folder / part).mkdir(parents=True)
+    texts = [*rqvae._write_first(folder), *rqvae._write_text(folder)]
+    stages = [f"stage{n}/{name}" for n in (1, 2) for name in ("model.pt", "config.yaml")]
+    for file, name in zip(texts, stages, strict=False):  # the vocabulary already has its name
+        file.rename(folder / "cc3m" / name)
     written = [*vqgan._write_tiny(folder), *rqvae._write_first(folder), *rqvae._write_second(folder)]
-    names = ["last.ckpt", "project.yaml", *(f"stage{n}/{name}" for n in (1, 2) for name in ("model.pt", "config.yaml"))]
-    for file, name in zip(written, names, strict=True):
+    for file, name in zip(written, ["last.ckpt", "project.yaml", *stages], strict=True):
         file.rename(folder / name)
     maskgit._write_tiny(folder)
     star._write_tiny(folder)

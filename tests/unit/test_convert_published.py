@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -114,25 +115,55 @@ def test_the_published_vqgan_for_imagenet_is_understood(monkeypatch: pytest.Monk
     fits(imported, host)
 
 
-def test_the_published_rq_transformer_for_imagenet_is_understood(monkeypatch: pytest.MonkeyPatch, host: Host) -> None:
+def rqvae_files() -> tuple[Named, Settings]:
+    """The published RQ-VAE of 8 x 8 x 4 codes and its configuration."""
     multipliers = (1, 1, 2, 2, 4, 4)
     shapes = {n: s for n, s in published_vqgan(1, multipliers, 5).items() if not n.startswith("quantize.")}
     for i in range(4):
         name = f"quantizer.codebooks.{i}"
         shapes |= {f"{name}.weight": (16385, 256), f"{name}.cluster_size_ema": (16384,)}
         shapes[f"{name}.embed_ema"] = (16384, 256)
-    sizes = Sizes(dim=1536, body=12, head=4, heads=24, hidden=6144, L=64, D=4, K=16384, classes=1000, code_dim=256)
-    second = Named(wanted_shapes(transformer(sizes)))
-    assert round(second.millions, 1) == 480.9
     hparams = {"shared_codebook": True, "decay": 0.99, "restart_unused_codes": True, "code_shape": [8, 8, 4]}
-    block = {"n_head": 24}
-    configurations = [
-        {"type": "rq-vae", "hparams": hparams, "ddconfig": ddconfig(*multipliers, attention=8)},
-        {"type": "rq-transformer", "block_size": [8, 8, 4], "embed_dim": 1536, "body": {"block": block}},
-    ]
-    told = [Settings(Path("config.yaml"), {"arch": arch}) for arch in configurations]
-    monkeypatch.setattr(rqvae, "read_files", lambda files: ([second, Named(shapes)], told))
-    fits(rqvae.RQTransformer(rqvae.RQTransformer.Config()).read([]), host)
+    arch = {"type": "rq-vae", "hparams": hparams, "ddconfig": ddconfig(*multipliers, attention=8)}
+    return Named(shapes), Settings(Path("config.yaml"), {"arch": arch})
+
+
+@pytest.mark.parametrize(
+    ("dim", "body", "head", "heads", "classes", "tokens", "millions"),
+    [
+        (1536, 12, 4, 24, 1000, 1, 480.9),  # ImageNet
+        (1280, 26, 4, 20, 16384, 32, 654.1),  # CC3M
+        (2560, 42, 6, 40, 16384, 32, 3903.9),  # CC3M, CC12M and YFCC: 3.9 billion
+    ],
+)
+def test_the_published_rq_transformers_are_understood(
+    dim: int,
+    body: int,
+    head: int,
+    heads: int,
+    classes: int,
+    tokens: int,
+    millions: float,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    host: Host,
+) -> None:
+    sizes = Sizes(dim, body, head, heads, 4 * dim, L=64, D=4, K=16384, classes=classes, code_dim=256, tokens=tokens)
+    second = Named(wanted_shapes(transformer(sizes)))
+    assert round(second.millions, 1) == millions
+    arch = {"type": "rq-transformer", "block_size": [8, 8, 4], "embed_dim": dim, "body": {"block": {"n_head": heads}}}
+    first, told = rqvae_files()
+    configurations = [told, Settings(Path("config.yaml"), {"arch": arch})]
+    monkeypatch.setattr(rqvae, "read_files", lambda files, but: ([second, first], configurations))
+    files = vocabulary(tmp_path, classes) if tokens > 1 else []
+    fits(rqvae.RQTransformer(rqvae.RQTransformer.Config()).read(files), host)
+
+
+def vocabulary(folder: Path, size: int) -> list[Path]:
+    tokens = ["[PAD]", "[UNK]", "a", "b</w>", "ab</w>", *(f"{i}</w>" for i in range(size - 5))]
+    (folder / "vocab.json").write_text(json.dumps({token: i for i, token in enumerate(tokens)}))
+    (folder / "merges.txt").write_text("#version: 0.2\na b</w>\n")
+    return [folder / "vocab.json", folder / "merges.txt"]
 
 
 @pytest.mark.parametrize(("side", "millions"), [(256, 172.46), (512, 173.05)])

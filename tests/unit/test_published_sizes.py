@@ -29,7 +29,7 @@ PUBLISHED = {
     "generation/rqvae_paper": (104_401_795 - CODEBOOK, PATCHES_OF_TWO, 820_899_328 - 1536),
     "generation/rqvae_1400m_paper": (104_401_795 - CODEBOOK, PATCHES_OF_TWO, 1_387_529_728 - 1536),
     "generation/rqvae_3800m_paper": (104_401_795 - CODEBOOK, PATCHES_OF_TWO, 3_822_488_064 - 2560),
-    "text_to_image/rq_paper": (104_401_795 - CODEBOOK, PATCHES_OF_TWO, 654_061_568 - 16_127 * 2561 + 96 * 1280),
+    "text_to_image/rq_paper": (104_401_795 - CODEBOOK, PATCHES_OF_TWO, 654_061_568),
     "generation/next_scale_paper": (108_948_355 - 16_384, PATCHES, 310_283_520 + 16_384 - 1024),
     "generation/vit_vqgan_paper": (90_713_088 + 88_794_816 + 312_096, PATCHES, 0),
     "generation/qlae_paper": (7_651_780, 0, 0),
@@ -110,6 +110,14 @@ def test_a_dry_run_of_both_stages_needs_no_file_and_says_which_are_missing(host:
     assert [part.parameters for part in planned_run.parts if part.name.startswith("criteria")] == [0, PATCHES]
     missing = [note for note in planned_run.notes if "for criterion lpips" in note]
     assert [note.split()[4] for note in missing] == ["data/vgg16.pth", "data/vgg.pth"]
+
+
+def test_a_dry_run_reads_texts_without_their_vocabulary(host: Host) -> None:
+    small = [f"model.prior.{part}=1" for part in ("depth", "head_depth")]
+    planned_run = plan(host, "text_to_image/rq_paper", *small, "image_size=64", "model.criteria=null")
+    assert all(stage.costs and stage.memory for stage in planned_run.stages), planned_run.notes
+    missing = [note.split()[4] for note in planned_run.notes if "for encoder bpe" in note]
+    assert missing == ["data/bpe-16k-vocab.json", "data/bpe-16k-merges.txt"]
 
 
 def test_a_training_does_need_the_files(host: Host) -> None:
