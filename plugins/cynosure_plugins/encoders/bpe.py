@@ -95,7 +95,7 @@ class BPEEncoder(TextsEncoder):
 
     def _load_from_state_dict(self, *arguments: Any) -> None:
         super()._load_from_state_dict(*arguments)
-        self._words = None
+        self._words = self._read = None
 
 
 def _packed(vocabulary: Path, merges: Path, config: BPEEncoder.Config) -> torch.Tensor:
