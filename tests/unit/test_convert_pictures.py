@@ -171,7 +171,8 @@ def test_other_networks_of_the_family_are_named(tmp_path: Path, host: Host) -> N
     assert "of 1 channels" in refused("vqgan", [save(tmp_path / "a", gray)], tmp_path, host)
     double = arrays | {"encoder.conv_out.weight": np.zeros((16, 32, 3, 3))}
     assert "double_z" in refused("vqgan", [save(tmp_path / "a", double)], tmp_path, host)
-    renumbered = arrays | {"quantize.used": np.arange(3)}
+    gumbel = {name: value for name, value in arrays.items() if not name.startswith("quantize.")}
+    renumbered = gumbel | random_arrays(vqgan_names.gumbel_quantizer(6, 4)) | {"quantize.used": np.arange(3)}
     assert "remap" in refused("vqgan", [save(tmp_path / "a", renumbered)], tmp_path, host)
 
 
