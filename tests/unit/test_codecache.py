@@ -46,9 +46,9 @@ def data(views: int = 2) -> TaskData:
     return TaskData(Numbers(), [{}] * ROWS, 4, 0, views=views)  # type: ignore[arg-type]
 
 
-def kept(path: Path, oracle: Oracle, views: int = 2, rows: np.ndarray | None = None) -> np.ndarray:
-    rows = np.arange(ROWS) if rows is None else rows
-    return cached_codes(path, data(views), rows, SPEC, oracle, Accelerator(), Progress(), "codes")
+def kept(path: Path, oracle: Oracle, views: int = 2, batches: int = ROWS) -> np.ndarray:
+    places = data(views).places(batches, 1)
+    return cached_codes(path, data(views), places, SPEC, oracle, Accelerator(), Progress(), "codes")
 
 
 def test_codes_are_those_of_the_row_and_view_in_training(tmp_path: Path) -> None:
@@ -68,10 +68,31 @@ def test_codes_are_computed_once(tmp_path: Path) -> None:
     assert np.array_equal(kept(tmp_path / "codes.npy", second), codes) and second.batches == 0
 
 
-def test_rows_that_are_not_wanted_are_left_out(tmp_path: Path) -> None:
-    rows = np.array([1, 4])
-    codes = kept(tmp_path / "codes.npy", Oracle(), rows=rows)
-    assert (codes[rows] >= 0).all() and (np.delete(codes, rows, 0) == -1).all()
+def test_only_what_training_reads_is_encoded(tmp_path: Path) -> None:
+    """A short training must not wait for codes it will never see; a longer one adds to what is kept."""
+    few, more = Oracle(), Oracle()
+    codes = kept(tmp_path / "codes.npy", few, batches=3)
+    known = codes[..., 0, 0] >= 0
+    assert known.sum() == 3 * 4 and few.batches == 1
+    source = replace(data(), codes=codes)
+    for number in range(3):
+        read = source.batch(number, 0, 1).codes
+        assert read is not None and (read >= 0).all()
+    longer = kept(tmp_path / "codes.npy", more, batches=5)
+    assert np.array_equal(longer[known], codes[known]) and (longer[..., 0, 0] >= 0).sum() == 5 * 4
+    assert more.batches == 1
+
+
+@pytest.mark.parametrize("picks", [None, np.array([2, 3, 5, 7, 11])], ids=["all rows", "some rows"])
+@pytest.mark.parametrize("world", [1, 2])
+def test_places_are_those_that_batches_are_made_of(world: int, picks: np.ndarray | None) -> None:
+    """Of all ranks, over epochs that end within a batch, and never one of them twice."""
+    for batches in (0, 1, 2, 17, 18, 40, 90):
+        source = replace(data(), picks=picks)
+        slots = range(batches * world * source.batch_size)
+        read = {source._place(slot) for slot in slots}
+        places = source.places(batches, world)
+        assert {(int(row), int(view)) for row, view in places} == read and len(places) == len(read)
 
 
 @pytest.mark.parametrize("damage", ["cut", "header", "empty", "not numpy", "other views", "other type"])

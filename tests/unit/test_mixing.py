@@ -34,6 +34,14 @@ def test_the_order_does_not_depend_on_what_was_asked_before() -> None:
         assert mixture[number] == in_order[number]
 
 
+def test_counts_are_those_of_the_order() -> None:
+    mixture = Mixture({"a": 0.61, "b": 0.17, "c": 0.22})
+    for number in (0, 1, 7, 40, 3):
+        counted = Counter(mixture[i][0] for i in range(number))
+        assert mixture.counts(number) == {task: counted[task] for task in "abc"}
+        assert mixture[0] == ("a", 0)
+
+
 def test_rounding_does_not_pull_equal_tasks_apart() -> None:
     mixture, counts = Mixture(dict.fromkeys("abcdefg", 0.1)), Counter[str]()
     for number in range(70_000):

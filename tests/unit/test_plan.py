@@ -17,7 +17,7 @@ def test_more_time_means_more_scenes_within_bounds() -> None:
 
 class _Speed:
     steps = {"codes": 0.2, "prior": 0.1, "refit": 0.1}
-    encoding, sampling, evaluation = 0.001, 0.002, 0.01
+    encoding, sampling, evaluation, examples = 0.001, 0.002, 0.01, 16
 
     def __init__(self, session: Any) -> None: ...
 
@@ -34,12 +34,15 @@ def _session(rows: int) -> Any:
     return SimpleNamespace(recipe=recipe, rows=lambda task, split: range(rows))
 
 
-def test_the_plan_fits_and_keeps_the_proportions_of_the_recipe(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("rows", [5000, 50_000], ids=["many epochs", "less than one"])
+def test_the_plan_fits_and_keeps_the_proportions_of_the_recipe(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The oracle writes codes of what stage `prior` reads, which is never more than all views of all rows."""
     monkeypatch.setattr(plan, "Speed", _Speed)
-    found = plan.plan(_session(5000), seconds=600, evaluated=100)
+    found = plan.plan(_session(rows), seconds=600, evaluated=100)
     seconds = sum(_Speed.steps[stage] * count for stage, count in found.steps.items())
-    seconds += 2 * 100 * _Speed.evaluation + 2 * 5000 * found.views * _Speed.encoding
-    seconds += 2 * found.examples * found.views * _Speed.sampling
+    encoded = min(2 * rows * 2, found.steps["prior"] * _Speed.examples)
+    seconds += 2 * 100 * _Speed.evaluation + encoded * _Speed.encoding
+    seconds += 2 * found.examples * 2 * _Speed.sampling
     assert 590 < seconds < 610, f"planned {seconds:.0f} of 600 seconds"
     assert found.steps["codes"] == found.steps["prior"] == pytest.approx(2 * found.steps["refit"], abs=2)
 
@@ -47,4 +50,4 @@ def test_the_plan_fits_and_keeps_the_proportions_of_the_recipe(monkeypatch: pyte
 def test_little_time_still_gives_a_plan(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plan, "Speed", _Speed)
     found = plan.plan(_session(5000), seconds=1, evaluated=100)
-    assert found.views == 1 and min(found.steps.values()) >= 1
+    assert min(found.steps.values()) >= 1

@@ -96,6 +96,15 @@ class TaskData:
         view = epoch % self.views if self.views else epoch
         return (index if self.picks is None else int(self.picks[index])), view
 
+    def places(self, batches: int, world: int) -> np.ndarray:
+        """The (row, view) pairs that the first `batches` of `world` ranks each are made of, int [n, 2], each once."""
+        slots, found = batches * world * self.batch_size, [np.empty((0, 2), int)]
+        for view in range(min(self.views, -(-slots // len(self)))):
+            order = _permutation(self.seed, view, len(self))[: slots - view * len(self)]
+            rows = order if self.picks is None else self.picks[order]
+            found.append(np.stack([rows, np.full(len(rows), view)], 1))
+        return np.concatenate(found)
+
     def _codes_of(self, places: Sequence[tuple[int, int]], slots: np.ndarray) -> torch.Tensor | None:
         if self.codes is None:
             return None

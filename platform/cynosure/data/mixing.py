@@ -31,6 +31,13 @@ class Mixture:
             self._draw()
         return self._last, self._counts[self._last] - 1
 
+    def counts(self, number: int) -> dict[str, int]:
+        """How many of the first `number` micro-batches are of each task."""
+        self._restart()
+        while self._drawn < number:
+            self._draw()
+        return dict(self._counts)
+
     def _restart(self) -> None:
         self._credit = dict.fromkeys(self.shares, 0.0)
         self._counts = dict.fromkeys(self.shares, 0)

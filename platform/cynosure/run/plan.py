@@ -31,16 +31,15 @@ FEWEST = 0.01
 
 @dataclass(frozen=True)
 class Plan:
-    """Steps by stage, cached views of every row, and rows whose codes are sampled for stage `refit`."""
+    """Steps by stage, and rows whose codes are sampled for stage `refit`."""
 
     steps: dict[Stage, int]
-    views: int
     examples: int
 
     def sets(self) -> list[str]:
         """The plan as `--set` values of a recipe."""
         values = {f"train.{stage}.steps": count for stage, count in self.steps.items()}
-        values |= {"train.prior.views": self.views, "train.refit.examples": self.examples}
+        values |= {"train.refit.examples": self.examples}
         return [f"{key}={value}" for key, value in values.items()]
 
 
@@ -52,21 +51,20 @@ def plan(session: Session, seconds: float, evaluated: int) -> Plan:
     settings, speed = session.recipe.train, Speed(session)
     tasks = len(session.recipe.tasks)
     rows = sum(len(session.rows(task, "train")) for task in session.recipe.tasks)
+    views = settings.prior.views
     left = seconds - tasks * evaluated * speed.evaluation
     steps = {stage: getattr(settings, stage).steps for stage in settings.stages}
     unit = sum(steps[stage] * speed.steps[stage] for stage in steps)
-    unit += tasks * settings.refit.examples * speed.sampling * settings.prior.views
-    views = settings.prior.views
-    # Where little is left, one view of every row is more than stage `prior` will see.
-    if views > 1 and (left - rows * views * speed.encoding) / unit < 0.5:
-        views = 1
-    scale = max(FEWEST, (left - rows * views * speed.encoding) / unit)
+    unit += tasks * settings.refit.examples * speed.sampling * views
+    encoded, most = steps["prior"] * speed.examples * speed.encoding, rows * views * speed.encoding
+    scale = max(FEWEST, left / (unit + encoded), (left - most) / unit)  # the oracle's codes cost the lesser of both
     counts = {stage: max(1, round(count * scale)) for stage, count in steps.items()}
-    return Plan(counts, views, max(BATCH, min(rows // tasks, round(settings.refit.examples * scale))))
+    return Plan(counts, max(BATCH, min(rows // tasks, round(settings.refit.examples * scale))))
 
 
 class Speed:
-    """Seconds of each piece of work: of an optimizer step by stage, and for one row each of the rest."""
+    """Seconds of each piece of work: of an optimizer step by stage, and for one row each of the rest; `examples` are
+    those of a step of stage `prior`."""
 
     def __init__(self, session: Session) -> None:
         torch.manual_seed(0)
@@ -85,6 +83,8 @@ class Speed:
             for key, task in session.recipe.tasks.items()
         ]
         self.steps = {stage: self._stage(stage) for stage in session.recipe.train.stages}
+        self.run.stage = "prior"
+        self.examples = self.run.accumulate * float(np.mean([data.batch_size for data in self.data]))
         model.set_stage(None)
         batch = replace(self.data[0], batch_size=BATCH).batch(0, 0, 1).to(accelerator.device)
         sampling = SampleSettings(temperature=1.0)

@@ -1,4 +1,4 @@
-"""Codes of the training rows, computed once and kept: stage `prior` then never runs the oracle."""
+"""Codes of the training rows, computed once and kept: steps of stage `prior` then never run the oracle."""
 
 from __future__ import annotations
 
@@ -50,23 +50,28 @@ def data_digest(data: TaskData) -> str:
 def cached_codes(
     path: Path,
     data: TaskData,
-    rows: np.ndarray,
+    places: np.ndarray,
     spec: CodeSpec,
     write: Callable[[Batch], Codes],
     accelerator: Accelerator,
     progress: Progress,
     title: str,
 ) -> np.ndarray:
-    """What `write` says of all views of `rows`, int32 [all rows, views, L, D], -1 elsewhere; kept in `path`.
+    """What `write` says of the (row, view) pairs `places` int [n, 2], int32 [rows, views, L, D]; -1 where nothing is
+    known.
 
-    Processes share the work, and all of them get everything. A file that is cut short or of another shape is made anew.
+    Kept in `path`, together with what it held before. Processes share the work, and all of them get everything. A file
+    that is cut short or of another shape is made anew.
     """
     shape = (len(data.rows), data.views, spec.length, spec.depth)
     kept = _read(path, shape)
     found = accelerator.reduce(torch.tensor(float(kept is not None), device=accelerator.device), "sum")
-    if kept is not None and found.item() == accelerator.num_processes:
+    if kept is None or found.item() < accelerator.num_processes:
+        kept = np.full(shape, -1, np.int32)
+    unknown = places[kept[places[:, 0], places[:, 1], 0, 0] < 0]
+    if not len(unknown):
         return kept
-    codes = _compute(shape, data, rows, write, accelerator, progress, title)
+    codes = _compute(np.array(kept), data, unknown, write, accelerator, progress, title)
     if accelerator.is_main_process:
         write_whole(path, lambda temporary: _save(temporary, codes))
     return codes
@@ -86,16 +91,15 @@ def _save(path: Path, codes: np.ndarray) -> None:
 
 
 def _compute(
-    shape: tuple[int, ...],
+    codes: np.ndarray,
     data: TaskData,
-    rows: np.ndarray,
+    places: np.ndarray,
     write: Callable[[Batch], Codes],
     accelerator: Accelerator,
     progress: Progress,
     title: str,
 ) -> np.ndarray:
-    codes = np.full(shape, -1, np.int32)
-    places = np.stack(np.meshgrid(rows, np.arange(data.views), indexing="ij"), -1).reshape(-1, 2)
+    """`codes` with those of `places` filled in."""
     places = places[accelerator.process_index :: accelerator.num_processes]
     with progress.bar(title, len(places)) as bar:
         for part, batch in _batches(data, places):

@@ -118,16 +118,22 @@ def prepare_stage(run: Run, data: dict[str, TaskData]) -> None:
     if run.stage == "prior" and run.settings.warm_start and run.step == 0:
         warm_start(run)
     run.model.set_stage(None)
-    views = run.recipe.train.prior.views
-    for key, task_data in data.items():
-        if views and task_data.streams:
-            run.progress.say(f"task {key} streams: the oracle writes its codes in passing, without train.prior.views.")
-        elif views:
-            task_data.views = views
-            with gathered(run.model):
-                _add_codes(run, task_data)
-                if run.stage == "refit":
-                    _add_sampled(run, task_data)
+    if not (views := run.recipe.train.prior.views):
+        return
+    for key in (key for key, task_data in data.items() if task_data.streams):
+        run.progress.say(f"task {key} streams: the oracle writes its codes in passing, without train.prior.views.")
+    kept = {key: task_data for key, task_data in data.items() if not task_data.streams}
+    for task_data in kept.values():
+        task_data.views = views
+        if run.stage == "refit":
+            task_data.picks = _picks(run, task_data)
+    batches = stage_mixture(run, data).counts(run.settings.steps * run.accumulate)
+    for key, task_data in kept.items():
+        places = task_data.places(batches.get(key, 0), run.accelerator.num_processes)
+        with gathered(run.model):
+            _add_codes(run, task_data, places)
+            if run.stage == "refit":
+                _add_sampled(run, task_data, places)
 
 
 def warm_start(run: Run) -> None:
@@ -146,8 +152,14 @@ def warm_start(run: Run) -> None:
         run.progress.say(f"the prior's encoder starts from {len(shared)} of {len(own)} arrays of the base.")
 
 
-def _add_codes(run: Run, data: TaskData) -> None:
-    """The oracle's codes of every row."""
+def _picks(run: Run, data: TaskData) -> np.ndarray:
+    """The few rows that stage `refit` trains on."""
+    order = np.random.default_rng((run.recipe.seed, 11)).permutation(len(data.rows))
+    return np.sort(order[: run.settings.examples])
+
+
+def _add_codes(run: Run, data: TaskData, places: np.ndarray) -> None:
+    """The oracle's codes of the rows and views that the stage will see."""
     model, name = run.model, data.task.name
     assert model.tokenizer is not None
     digest = f"{weights_digest(model.tokenizer)}-{data_digest(data)}"
@@ -155,7 +167,7 @@ def _add_codes(run: Run, data: TaskData) -> None:
     data.codes = cached_codes(
         run.directory / CACHE / file,
         data,
-        np.arange(len(data.rows)),
+        places,
         model.tokenizer.spec,
         model.encode,
         run.accelerator,
@@ -164,12 +176,10 @@ def _add_codes(run: Run, data: TaskData) -> None:
     )
 
 
-def _add_sampled(run: Run, data: TaskData) -> None:
-    """The prior's codes of a few rows, which the stage then trains on: they show f the prior's habits."""
+def _add_sampled(run: Run, data: TaskData, places: np.ndarray) -> None:
+    """The prior's codes of the same, which the stage then trains on too: they show f the prior's habits."""
     settings, model, name = run.settings, run.model, data.task.name
     assert model.tokenizer is not None and model.prior is not None
-    count = min(settings.examples, len(data.rows))
-    data.picks = np.sort(np.random.default_rng((run.recipe.seed, 11)).permutation(len(data.rows))[:count])
     sampling = SampleSettings(temperature=settings.temperature)
 
     def write(batch: Batch) -> Codes:
@@ -178,11 +188,12 @@ def _add_sampled(run: Run, data: TaskData) -> None:
         return codes
 
     digest = f"{weights_digest(model.tokenizer, model.prior)}-{data_digest(data)}"
-    file = f"{name}-sampled-{digest}-{count}of{len(data.rows)}x{data.views}-t{settings.temperature}-seed{data.seed}.npy"
+    of = f"{len(data)}of{len(data.rows)}x{data.views}"
+    file = f"{name}-sampled-{digest}-{of}-t{settings.temperature}-seed{data.seed}.npy"
     data.sampled = cached_codes(
         run.directory / CACHE / file,
         data,
-        data.picks,
+        places,
         model.tokenizer.spec,
         write,
         run.accelerator,
