@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from cynosure.host import Host
 
 
+MADE = {"label": "generate {} --label 0", "depth": "predict {} DEPTH...", "segmentation": "predict {} CLASSES..."}
+"""How pictures are made with a model, by what they are made from."""
+
+
 def add(app: typer.Typer) -> None:
     app.command("convert")(convert)
 
@@ -49,7 +53,8 @@ def _use(imported: Imported, directory: Path, host: Host) -> str:
     prior = "prior" in imported.parts
     for key, options in imported.recipe["tasks"].items():
         if "image" not in host.components.get("task", options.get("name", key)).inputs:
-            label = " --label 0" if options.get("condition") == "label" else ""
-            made = f"generate {directory}{label}" if prior else f"predict {directory} PICTURE... --codes oracle"
-            return f"cynosure {made}"
+            made = (
+                MADE.get(options.get("condition"), "generate {}") if prior else "predict {} PICTURE... --codes oracle"
+            )
+            return f"cynosure {made.format(directory)}"
     return f"cynosure predict {directory} PICTURE..." + ("" if prior else " --codes none")
