@@ -22,7 +22,7 @@ class MapConfig(PartConfig):
 
     depth_maps: Literal["distance", "inverse"] = Field(
         "distance",
-        description="what they hold, in any unit: distances, where 0 is missing, or inverse depths, as MiDaS writes them",
+        description="what they hold, in any unit: distances, 0 where missing, or inverse depths, as MiDaS writes them",
     )
     labels: int = Field(0, ge=0, description="how many classes a segmentation has, void (0) included; else the data's")
     shift: int = Field(

@@ -96,7 +96,9 @@ def fits(imported: Any, host: Host) -> None:
 def test_the_published_vqgan_for_imagenet_is_understood(monkeypatch: pytest.MonkeyPatch, host: Host) -> None:
     first = Named(published_vqgan(16384))
     assert round(first.millions, 2) == 76.07
-    second = Named(wanted_shapes(gpt_names.gpt(48, 1536, 6144, 16384, 16384, 256, 256, 1000, 0)))
+    second = Named(
+        wanted_shapes(gpt_names.gpt(48, 1536, 6144, 16384, 16384, 256, 256) | gpt_names.after_label(16384, 1536, 1000))
+    )
     assert round(second.millions, 1) == 1410.6
     names = {f"first_stage_model.{k}": v for k, v in first.shapes.items()}
     names |= {f"transformer.{k}": v for k, v in second.shapes.items()}

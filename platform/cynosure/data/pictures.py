@@ -86,7 +86,8 @@ def load_map(
 ) -> np.ndarray:
     """One number a pixel, [H, W], as it is stored: class numbers in grey or of a palette, depths of 8, 16 or 32 bits.
 
-    Arrays and tensors are taken as they are. Raises DataError, naming the map, when it is missing, damaged or in colour.
+    Arrays and tensors are taken as they are. Raises DataError, naming the map, for one that is missing, damaged or in
+    colour.
     """
     if isinstance(source, np.ndarray):
         return source

@@ -12,6 +12,7 @@ from torch import nn
 
 from cynosure import hookimpl
 from cynosure.components import own_options
+from cynosure.config.schema import as_part
 from cynosure.config.yaml import parse_yaml
 from cynosure.core.contracts import Encoder, PartConfig
 from cynosure.core.initial import initial_weights_wanted, missing_files
@@ -131,25 +132,25 @@ def read_tokenizer(folder: Path, encoder: CodesEncoder) -> dict[str, torch.Tenso
 
 def _require_options(folder: Path, recipe: str, config: CodesEncoder.Config) -> None:
     """Raises CheckpointError unless a run's tokenizer has the encoder's options, of which not all show in shapes."""
-    told = dict(parse_yaml(recipe, str(folder)).data["model"]["tokenizer"])
-    quantizer = dict(told.pop("quantizer"))
-    if (told["name"], quantizer["name"]) != ("vqgan", "vq"):
-        raise CheckpointError(
-            f"encoder codes: {folder} has tokenizer {told['name']} with {quantizer['name']}, and it takes vqgan with vq."
-        )
-    has = {
-        "tokenizer": VQGANConfig.model_validate(own_options("tokenizer", told)),
-        "quantizer": VectorQuantizer.Config.model_validate(own_options("quantizer", quantizer)),
-    }
-    if wrong := [
-        f"{part}.{name}"
-        for part, is_ in has.items()
-        for name, value in is_
-        if value != getattr(getattr(config, part), name)
-    ]:
+    model = (parse_yaml(recipe, str(folder)).data or {}).get("model") or {}
+    tokenizer = as_part(model.get("tokenizer") or "none")
+    quantizer = as_part(tokenizer.get("quantizer") or "none")
+    if (tokenizer["name"], quantizer["name"]) != ("vqgan", "vq"):
+        found = f"{tokenizer['name']} with {quantizer['name']}"
+        raise CheckpointError(f"encoder codes: the tokenizer of {folder} is {found}, and it takes vqgan with vq.")
+    del tokenizer["quantizer"]
+    wrong = _other("tokenizer", config.tokenizer, VQGANConfig(**own_options("tokenizer", tokenizer)))
+    wrong += _other("quantizer", config.quantizer, VectorQuantizer.Config(**own_options("quantizer", quantizer)))
+    if wrong:
         raise CheckpointError(
             f"encoder codes: {folder} has another {', '.join(wrong)}: copy the options of its tokenizer (recipe.yaml)."
         )
+
+
+def _other(part: str, own: PartConfig, found: PartConfig) -> list[str]:
+    """Names of options that differ."""
+    theirs = found.model_dump()
+    return [f"{part}.{name}" for name, value in own.model_dump().items() if value != theirs[name]]
 
 
 @hookimpl

@@ -19,8 +19,9 @@ PICTURE = 256
 """Pixels on the side of the pictures that nearly all released models were trained on."""
 
 
-def read_config(archive: Archive, what: str) -> VQGANConfig:
-    """Sizes of encoder and decoder. Raises CheckpointError where they are missing, or none that tokenizer vqgan has."""
+def read_config(archive: Archive, what: str, rgb: bool = True) -> VQGANConfig:
+    """Sizes of encoder and decoder, of pictures in colour unless `rgb` is false. Raises CheckpointError where they are
+    missing, or none that tokenizer vqgan has."""
     archive.require([f"{name}.weight" for name in TELLING], what)
     shapes = {name: archive.shapes[f"{name}.weight"] for name in TELLING}
     archive.refuse((f"{name} is {list(s)}" for name, s in shapes.items() if len(s) != 4), what)
@@ -29,7 +30,7 @@ def read_config(archive: Archive, what: str) -> VQGANConfig:
     levels = range(archive.count("encoder.down."))
     first = [archive.shapes.get(f"encoder.down.{i}.block.0.conv1.weight", (0,))[0] for i in levels]
     problems = {
-        f"it reads pictures of {pictures} channels, and generation makes RGB": pictures != 3,
+        f"it reads pictures of {pictures} channels, and generation makes RGB": rgb and pictures != 3,
         "its encoder writes means and variances (double_z), which no quantizer here reads": written == 2 * read,
         f"its widths {first} are no multiples of {channels}": any(width % channels for width in first),
     }
