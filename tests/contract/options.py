@@ -207,6 +207,7 @@ CASES: dict[tuple[str, str], list[Case]] = {
         Case({"condition": "depth", "augment": "crop"}),
         Case({"condition": "segmentation"}),
     ],
+    ("task", "maps"): [Case(), Case({"kind": "segmentation", "augment": "crop"})],
     ("task", "text_to_image"): [Case({"l1": 1.0, "l2": 0.0})],
     ("task", "enhancement"): [
         Case(),

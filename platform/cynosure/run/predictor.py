@@ -327,15 +327,15 @@ def read_row(task: Task, source: Any, codes: CodeSource = "prior") -> dict[str, 
             row[name] = picture.image
             if picture.alpha is not None and name in needed:
                 row["alpha"] = picture.alpha
-    row |= {name: load_map(row[name]) for name in MAPS if name in row and name in task.inputs}
+    row |= {name: load_map(row[name]) for name in MAPS if name in row and name in needed}
     return row
 
 
 def needed_columns(task: Task, codes: CodeSource = "prior") -> tuple[str, ...]:
-    """What a source of a task must hold: its inputs, or for the oracle's codes the picture that they are to describe
-    where the inputs hold none."""
+    """What a source of a task must hold: its inputs, or for the oracle's codes the picture or map that they are to
+    describe where the inputs hold no picture."""
     if codes == "oracle" and not reads_pictures(task):
-        return tuple(name for name in task.fields if name in PICTURES)
+        return tuple(name for name in task.fields if name in (*PICTURES, *MAPS))[:1]
     return task.inputs
 
 
