@@ -123,14 +123,14 @@ def _with_transformer(checkpoint: TorchFile, settings: Settings | None) -> Impor
     )
     archive = Part(checkpoint, "transformer.", but=r"blocks\.\d+\.attn\.mask$")
     archive.require(["tok_emb.weight", "pos_emb", "blocks.0.mlp.0.weight"], TRANSFORMER)
-    sizes = Sizes(*archive.shapes["tok_emb.weight"], archive.shapes["pos_emb"][1])
+    (V, d), (_, T, _) = archive.shapes["tok_emb.weight"], archive.shapes["pos_emb"]
+    sizes = Sizes(V, d, T)
     hidden, depth = archive.shapes["blocks.0.mlp.0.weight"][0], archive.count("blocks.")
     K, L = first.quantizer["vocab_size"], (first.side // first.config.factor) ** 2
     heads = settings.number(f"{params}.transformer_config.params.n_head")
     condition = _condition(checkpoint, settings, first.side, sizes)
     archive.refuse(_unlike_ours(settings, sizes, K, L, heads, condition), TRANSFORMER)
     assert condition is not None
-    V, d, T = sizes
     table = gpt_names.gpt(depth, d, hidden, K, V, T, L, condition.length) | condition.table
     first.problems += [*condition.problems, *archive.problems(table, TRANSFORMER)]
     told = first.imported()
@@ -189,23 +189,28 @@ def _unlike_ours(
         yield f"width {d} does not divide into {heads} heads"
 
 
-def _write_tiny(folder: Path) -> list[Path]:
-    """A tiny class-conditional model with random values."""
+def _write_tiny(folder: Path, key: str = "class_label") -> list[Path]:
+    """A tiny model with random values, conditioned on classes or on maps of one channel."""
     config = VQGANConfig(channels=32, multipliers=(1, 1), blocks=1, attention=(1,), z_channels=8)
     first = vqgan_names.tokenizer(TASK, config, 4) | vqgan_names.base(TASK, config, 4)
     first |= vqgan_names.vector_quantizer(6, 4)
-    second = gpt_names.gpt(depth=1, d=8, hidden=32, K=6, V=6, T=16, L=16) | gpt_names.after_label(6, 8, 6)
-    arrays = {f"first_stage_model.{name}": array for name, array in random_arrays(first).items()}
-    arrays |= {f"transformer.{name}": array for name, array in random_arrays(second).items()}
-    return write_files(folder, arrays, _tiny_settings())
+    parts = {"first_stage_model": first}
+    if key == "class_label":
+        second = gpt_names.gpt(depth=1, d=8, hidden=32, K=6, V=6, T=16, L=16) | gpt_names.after_label(6, 8, 6)
+    else:
+        parts["cond_stage_model"] = first | vqgan_names.tokenizer(TASK, config, 4, channels=1)
+        second = gpt_names.gpt(depth=1, d=8, hidden=32, K=6, V=6, T=32, L=16, P=16)
+    parts["transformer"] = second
+    arrays = {f"{part}.{name}": a for part, table in parts.items() for name, a in random_arrays(table).items()}
+    return write_files(folder, arrays, _tiny_settings(key))
 
 
-def _tiny_settings() -> dict[str, Any]:
+def _tiny_settings(key: str) -> dict[str, Any]:
     ddconfig = {"resolution": 8, "ch": 32, "ch_mult": [1, 1], "num_res_blocks": 1, "z_channels": 8}
     ddconfig["attn_resolutions"] = [4]
     first = {"params": {"embed_dim": 4, "n_embed": 6, "ddconfig": ddconfig}}
     transformer = {"params": {"n_head": 2, "n_layer": 1, "n_embd": 8, "vocab_size": 6, "block_size": 16}}
-    params = {"cond_stage_key": "class_label", "first_stage_config": first, "transformer_config": transformer}
+    params = {"cond_stage_key": key, "first_stage_config": first, "transformer_config": transformer}
     return {"model": {"params": params}}
 
 

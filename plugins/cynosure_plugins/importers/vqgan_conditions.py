@@ -119,7 +119,8 @@ def _unlike_ours(
     V: int,
 ) -> Iterator[str]:
     """What keeps a condition from being the codes of encoder `codes`."""
-    own = image_side(config, settings, "model.params.cond_stage_config.params.ddconfig")
+    key = "model.params.cond_stage_config.params.ddconfig"
+    own = image_side(config, settings, key) if settings.get(key) else side
     if (channels not in (1, 3)) if kind == "depth" else channels < 2:
         yield f"it reads pictures of {channels} channels, a depth map has 1 or 3 and a segmentation one a class"
     if own != side:
