@@ -12,7 +12,7 @@ from cynosure import hookimpl
 from cynosure.core.contracts import DatasetInfo
 from cynosure.data.augment import row_name
 from cynosure.errors import CynosureError, DataError, unknown
-from cynosure_tasks.map_values import COLUMNS, MapConfig, read_map, with_labels
+from cynosure_tasks.map_values import COLUMNS, MapConfig, read_map, require_labels, with_labels
 from cynosure_tasks.pictures import PictureConfig, PictureTask
 
 
@@ -33,6 +33,7 @@ class Generation(PictureTask):
 
     def __init__(self, config: Config, image_size: tuple[int, int]) -> None:
         super().__init__(config, image_size)
+        require_labels(config.condition, config)
         self.config = config
         if config.condition != "none":
             self.inputs = (COLUMNS.get(config.condition, config.condition),)

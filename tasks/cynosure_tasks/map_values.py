@@ -38,6 +38,12 @@ def with_labels(options: Mapping[str, Any], kind: str, info: DatasetInfo) -> Map
     return {"labels": len(info.classes) + 1, **options} if kind == "segmentation" else options
 
 
+def require_labels(kind: str, config: MapConfig) -> None:
+    """Raises DataError for segmentations of which neither data nor options tell how many classes there are."""
+    if kind == "segmentation" and not config.labels:
+        raise DataError("a segmentation has no classes: set the task's `labels`, or train on data that declare them")
+
+
 def read_map(row: Mapping[str, Any], column: str, config: MapConfig) -> np.ndarray:
     """The map in a row: inverse depth float32 [H, W] in [-1, 1], or classes int64 [H, W] in [0, labels).
 

@@ -18,7 +18,7 @@ from cynosure.core.records import Batch, Example, Prediction
 from cynosure.data import files
 from cynosure.data.augment import to_pixels
 from cynosure.data.labels import best_channel, cross_entropy, one_hot
-from cynosure_tasks.map_values import COLUMNS, MapConfig, read_map, with_labels
+from cynosure_tasks.map_values import COLUMNS, MapConfig, read_map, require_labels, with_labels
 from cynosure_tasks.pictures import PictureConfig, PictureTask, resized
 
 
@@ -39,6 +39,7 @@ class Maps(PictureTask):
 
     def __init__(self, config: Config, image_size: tuple[int, int]) -> None:
         super().__init__(config, image_size)
+        require_labels(config.kind, config)
         self.config = config
         self.column = COLUMNS[config.kind]
         self.fields = (self.column,)

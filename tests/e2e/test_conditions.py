@@ -133,6 +133,15 @@ def test_maps_are_reconstructed(folder: Path, tmp_path: Path) -> None:
     assert command("eval", folder / "maps") == 0
 
 
+def test_a_dry_run_needs_no_run_of_maps(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(folder)
+    assert command("train", "pictures.yaml", "--dry-run", "--set", "model.prior.encoder.weights=missing") == 0
+    said = capsys.readouterr()
+    assert "encoder codes: there is no run missing" in said.out + said.err
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [

@@ -78,6 +78,9 @@ def test_data_tell_how_many_classes_there_are() -> None:
     info = DatasetInfo(name="d", fields=("image", "panoptic"), classes=(("a", True), ("b", False)))
     assert Generation.configure({"condition": "segmentation"}, info)["labels"] == 3
     assert Maps.configure({"kind": "segmentation"}, info)["labels"] == 3
+    for make in (lambda: generation("segmentation"), lambda: Maps(Maps.Config(kind="segmentation"), (4, 4))):
+        with pytest.raises(DataError, match="set the task's `labels`"):
+            make()
     with pytest.raises(CynosureError, match="dataset d has no depth, only image, panoptic"):
         Generation.configure({"condition": "depth"}, info)
 
