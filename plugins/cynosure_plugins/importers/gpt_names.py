@@ -58,7 +58,10 @@ def after_start(V: int, d: int, start: int) -> Table:
 
 
 def after_codes(V: int, d: int, T: int, K: int, P: int) -> Table:
-    """Encoder `codes` of P codes of K, which are the first of V tokens. The last of its positions is the prior's."""
+    """Encoder `codes` of P codes of K, which are the first of V tokens. The last of its positions is the prior's.
+
+    The published table is one for the codes of conditions and pictures; here each has a copy, which learn apart.
+    """
     return {
         "prior.encoder.embedding.weight": tokens(V, d, K),
         "prior.encoder.positions": Made(("pos_emb",), _all_but_last(P), shapes=((1, T, d),)),
