@@ -1,4 +1,4 @@
-"""Generation: a picture out of nothing, or of the class that a label names."""
+"""Generation: a picture out of nothing, of the class that a label names, or of a depth map or segmentation."""
 
 from __future__ import annotations
 
@@ -12,14 +12,18 @@ from cynosure import hookimpl
 from cynosure.core.contracts import DatasetInfo
 from cynosure.data.augment import row_name
 from cynosure.errors import CynosureError, DataError, unknown
+from cynosure_tasks.map_values import COLUMNS, MapConfig, read_map, require_labels, with_labels
 from cynosure_tasks.pictures import PictureConfig, PictureTask
 
 
 class Generation(PictureTask):
-    """Labels are 0, 1, ...; where the data name their classes, in the order of these."""
+    """Labels are 0, 1, ...; where the data name their classes, in the order of these. Inputs that are maps: 'depth'
+    float32 [H, W], the nearest 1 and the farthest -1; 'panoptic', the classes of a segmentation, int64 [H, W]."""
 
-    class Config(PictureConfig):
-        condition: Literal["none", "label"] = Field("none", description="what a picture is made from")
+    class Config(PictureConfig, MapConfig):
+        condition: Literal["none", "label", "depth", "segmentation"] = Field(
+            "none", description="what a picture is made from"
+        )
         classes: tuple[str, ...] = Field((), description="names of labels 0, 1, ...")
 
     name = "generation"
@@ -29,21 +33,28 @@ class Generation(PictureTask):
 
     def __init__(self, config: Config, image_size: tuple[int, int]) -> None:
         super().__init__(config, image_size)
+        require_labels(config.condition, config)
         self.config = config
-        if config.condition == "label":
-            self.fields, self.inputs = ("image", "label"), ("label",)
+        if config.condition != "none":
+            self.inputs = (COLUMNS.get(config.condition, config.condition),)
+            self.fields = ("image", *self.inputs)
 
     @classmethod
     def configure(cls, options: Mapping[str, Any], info: DatasetInfo) -> Mapping[str, Any]:
-        if options.get("condition", "none") == "none":
+        condition = options.get("condition", "none")
+        if condition == "none":
             return options
+        if condition in COLUMNS:
+            return with_labels(options, condition, info)
         if "label" not in info.fields:
             has = ", ".join(info.fields)
             raise CynosureError(f"dataset {info.name} has no labels, only {has}: set the task's condition to none.")
         return {"classes": tuple(name for name, _ in info.classes), **options}
 
-    def read(self, row: Mapping[str, Any], name: str) -> np.int64:
-        """The number of the label, which a row may also name."""
+    def read(self, row: Mapping[str, Any], name: str) -> np.int64 | np.ndarray:
+        """A map, or the number of the label, which a row may also name."""
+        if name in COLUMNS.values():
+            return read_map(row, name, self.config)
         label, classes = row[name], self.config.classes
         if isinstance(label, str) and label in classes:
             return np.int64(classes.index(label))

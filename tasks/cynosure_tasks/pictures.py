@@ -12,13 +12,23 @@ from typing import Any, Literal, Self
 
 import numpy as np
 import torch
+from PIL import Image
 from pydantic import Field, model_validator
 from torch.nn import functional as F
 
 from cynosure.core.contracts import PartConfig, Task
 from cynosure.core.records import Batch, Example, Prediction
 from cynosure.data import files
-from cynosure.data.augment import inception_box, resize_image, row_image, to_model, to_pixels
+from cynosure.data.augment import (
+    inception_box,
+    resize_image,
+    resize_nearest,
+    row_image,
+    row_name,
+    to_model,
+    to_pixels,
+)
+from cynosure.errors import DataError
 
 Augment = Literal["none", "flip", "crop"]
 CROP_AREA = (0.64, 1.0)
@@ -51,7 +61,7 @@ class PictureConfig(PartConfig):
 
 
 class PictureTask(Task):
-    """`values` of a prediction: 'rgb' uint8 [H, W, 3]; its `meta` holds the inputs that it was made from.
+    """`values` of a prediction: 'rgb' uint8 [H, W, 3]; its `meta` holds the words and labels that it was made from.
 
     The model sees the largest centred part of a picture that has its own aspect.
     """
@@ -68,25 +78,32 @@ class PictureTask(Task):
         return 3
 
     def prepare(self, row: Mapping[str, Any], rng: np.random.Generator, train: bool) -> Example:
-        inputs = {name: self.read(row, name) for name in self.inputs if name in row}
-        if row.get("image") is None:
-            return Example(inputs, {})
-        image = row_image(row)
-        image = image[centre_crop(image.shape[:2], self.image_size)]
-        image = resize_image(self._augmented(image, rng) if train else image, self.image_size)
-        return Example(inputs, {"rgb": to_model(image)})
+        """Inputs that are maps [H, W] are cut, mirrored and resized with the picture. DataError where sizes differ."""
+        values = {name: self.read(row, name) for name in self.inputs if name in row}
+        if row.get("image") is not None:
+            values["image"] = row_image(row)
+        planes = {name: value for name, value in values.items() if np.ndim(value) > 1}
+        if planes:
+            part = self._part(_common_size(row, planes), rng, train)
+            values |= {name: resized(part(plane), self.image_size) for name, plane in planes.items()}
+        image = values.pop("image", None)
+        return Example(values, {} if image is None else {"rgb": to_model(image)})
 
     def read(self, row: Mapping[str, Any], name: str) -> Any:
         """The input `name` of a row; DataError where it is none."""
         return row[name]
 
-    def _augmented(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        if self.config.augment == "none":
-            return image
-        image = image[:, ::-1] if rng.random() < 0.5 else image
-        aspect = self.image_size[1] / self.image_size[0]
-        cut = self.config.augment == "crop"
-        return image[inception_box(image.shape[:2], rng, CROP_AREA, (aspect, aspect))] if cut else image
+    def _part(self, size: tuple[int, ...], rng: np.random.Generator, train: bool) -> Callable[[np.ndarray], np.ndarray]:
+        """What the model sees of everything of `size`: its centre, in training as `augment` says."""
+        centre = centre_crop(size, self.image_size)
+        how = self.config.augment if train else "none"
+        step = -1 if how != "none" and rng.random() < 0.5 else 1
+        box = (slice(None), slice(None))
+        if how == "crop":
+            aspect = self.image_size[1] / self.image_size[0]
+            height, width = (side.stop - side.start for side in centre)
+            box = inception_box((height, width), rng, CROP_AREA, (aspect, aspect))
+        return lambda plane: plane[centre][:, ::step][box]
 
     @property
     def judgeable(self) -> bool:
@@ -121,7 +138,8 @@ class PictureTask(Task):
         return self._predictions(batch.targets["rgb"], batch)
 
     def _predictions(self, rgb: torch.Tensor, batch: Batch) -> list[Prediction]:
-        inputs = {k: v.tolist() if torch.is_tensor(v) else v for k, v in batch.inputs.items() if k in self.inputs}
+        words = {k: v for k, v in batch.inputs.items() if not torch.is_tensor(v) or v.ndim == 1}
+        inputs = {k: v.tolist() if torch.is_tensor(v) else v for k, v in words.items()}
         metas = [{name: values[i] for name, values in inputs.items()} for i in range(len(batch))]
         images = rgb.cpu().numpy()
         return [
@@ -153,6 +171,21 @@ class PictureTask(Task):
     def save(self, prediction: Prediction, path: Path) -> list[Path]:
         """An RGB picture, path.png; with the transparency of a picture that was edited."""
         return [files.write_rgb(path, prediction.values["rgb"], prediction.meta.get("alpha"))]
+
+
+def _common_size(row: Mapping[str, Any], planes: Mapping[str, np.ndarray]) -> tuple[int, ...]:
+    sizes = {name: plane.shape[:2] for name, plane in planes.items()}
+    if len(set(sizes.values())) > 1:
+        found = ", ".join(f"{name} {height}x{width}" for name, (height, width) in sizes.items())
+        raise DataError(f"{row_name(row)}: sizes differ ({found}); store all at the same height and width")
+    return next(iter(sizes.values()))
+
+
+def resized(plane: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """A picture uint8 [H, W, 3] or numbers float [H, W] at `size`, antialiased; class numbers int [H, W] by nearest."""
+    if plane.dtype.kind == "f":
+        return np.asarray(Image.fromarray(np.ascontiguousarray(plane)).resize(size[::-1], Image.Resampling.BILINEAR))
+    return resize_image(plane, size) if plane.ndim == 3 else resize_nearest(plane, size)
 
 
 def centre_crop(size: tuple[int, ...], aspect: tuple[int, int]) -> tuple[slice, slice]:

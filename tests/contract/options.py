@@ -24,6 +24,7 @@ class Case:
 
 
 VQ = {"name": "vq", "vocab_size": 16, "dim": 8}
+PLAIN_VQ = {"vocab_size": 16, "dim": 8}
 GUMBEL = {"quantizing_twice_changes_nothing": "codes are chosen by a linear layer, not by distance"}
 FSQ = {"quantizing_twice_changes_nothing": "the bound moves a value that is already one of the levels"}
 MULTISCALE = {"quantizing_twice_changes_nothing": "greedy residual codes of a sum need not be its parts"}
@@ -36,6 +37,7 @@ VIT_ENCODER = {"name": "vit", **VIT}
 LATENT = {"name": "latent", "sizes": (6, 4, 5)}
 QLAE = {"widths": (4, 8), "convolutions": 2, "dense": (12, 10)}
 VQGAN = {"channels": 32, "multipliers": (1, 1, 1), "blocks": 1, "attention": (2,), "z_channels": 4}
+CODES = {"field": "image", "channels": 3, "dim": 8, "tokenizer": VQGAN, "quantizer": PLAIN_VQ, "weights": None}
 VIT_VQGAN = {**TRANSFORMER, "patch": 8}
 NO_REFERENCE = {"minimising_the_loss_leads_to_the_truth": "its losses ask for a good exposure, not for the truth"}
 MASKGIT = {"channels": 32, "multipliers": (1, 2, 1, 1), "blocks": 1}
@@ -151,6 +153,7 @@ CASES: dict[tuple[str, str], list[Case]] = {
         Case(lambda folder: {**tiny_data.vocabulary(folder), "dim": 8, "depth": 0, "length": 16, "dropout": 0.5}),
     ],
     ("encoder", "label"): [Case({"classes": 10, "dim": 8})],
+    ("encoder", "codes"): [Case(CODES), Case({**CODES, "quantizer": {**PLAIN_VQ, "update": "ema"}})],
     ("prior", "autoregressive"): [
         Case(TRANSFORMER),
         Case({**TRANSFORMER, "encoder": VIT_ENCODER}),
@@ -202,7 +205,13 @@ CASES: dict[tuple[str, str], list[Case]] = {
     ("task", "panoptic"): [Case({"max_instances": 8}), Case({"max_instances": 8, "stuff": "class"})],
     ("task", "depth"): [Case({"bins": 16}), Case({"encoding": "log"})],
     ("task", "colorization"): [Case(), Case({"encoding": "residual"})],
-    ("task", "generation"): [Case(), Case({"condition": "label", "l1": 1.0, "augment": "crop"})],
+    ("task", "generation"): [
+        Case(),
+        Case({"condition": "label", "l1": 1.0, "augment": "crop"}),
+        Case({"condition": "depth", "augment": "crop"}),
+        Case({"condition": "segmentation"}),
+    ],
+    ("task", "maps"): [Case(), Case({"kind": "segmentation", "augment": "crop"})],
     ("task", "text_to_image"): [Case({"l1": 1.0, "l2": 0.0})],
     ("task", "enhancement"): [
         Case(),

@@ -85,17 +85,18 @@ def test_rows_are_shared(run: Path) -> None:
         assert keys[0] | keys[1] == set(range(12)) and not keys[0] & keys[1]
 
 
-def test_both_processes_have_the_codes_of_all_rows(run: Path) -> None:
+def test_both_processes_have_the_codes_of_what_they_read(run: Path) -> None:
     files = list((run / "cache").iterdir())
     sampled = [np.load(p) for p in files if "-sampled-" in p.name]
     assert [(codes < 0).all(axis=(1, 2, 3)).sum() for codes in sampled] == [6, 6], "half of the rows are sampled"
     caches = {p.name.partition("-")[0]: np.load(p) for p in files if "-sampled-" not in p.name}
-    assert caches.keys() == {"depth", "colorization"} and all((codes >= 0).all() for codes in caches.values())
+    assert caches.keys() == {"depth", "colorization"}
     for rank in both(run, "finished"):
         steps = [s for s in rank["seen"] if s[0] == "prior"]
         assert steps
         for _, _, task, keys, codes in steps:
             for key, row in zip(keys, codes, strict=True):
+                assert min(row) >= 0, "a row came without its codes"
                 assert row in caches[task][key].reshape(2, -1).tolist(), "a row came with codes that are not its own"
 
 

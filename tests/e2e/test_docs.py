@@ -50,7 +50,7 @@ def run(arguments: list[str]) -> None:
 
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A folder as a reader would have it: photographs, and a demo run."""
+    """A folder as a reader would have it: photographs, a depth map, and a demo run."""
     from cynosure.data.pictures import sample_photographs
 
     folder = tmp_path_factory.mktemp("reader")
@@ -60,6 +60,7 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     mask = Image.new("L", (160, 120))
     mask.paste(255, (40, 30, 120, 90))
     mask.save(folder / "mask.png")
+    Image.linear_gradient("L").save(folder / "depth.png")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setenv("CYNOSURE_CACHE", str(folder / "cache"))
@@ -81,6 +82,9 @@ def write_checkpoints(folder: Path) -> None:
     written = [*vqgan._write_tiny(folder), *rqvae._write_first(folder), *rqvae._write_second(folder)]
     for file, name in zip(written, ["last.ckpt", "project.yaml", *stages], strict=True):
         file.rename(folder / name)
+    (folder / "drin").mkdir()
+    for file, name in zip(vqgan._write_tiny(folder / "drin", "depth"), ("last.ckpt", "project.yaml"), strict=True):
+        file.rename(folder / "drin" / name)
     maskgit._write_tiny(folder)
     star._write_tiny(folder)
 
@@ -89,7 +93,7 @@ def write_checkpoints(folder: Path) -> None:
 def test_every_command_of_the_page_works(
     page: str, workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in ("photo.jpg", "mask.png", "folder", "runs"):
+    for name in ("photo.jpg", "mask.png", "depth.png", "folder", "runs"):
         (tmp_path / name).symlink_to(workspace / name)
     (tmp_path / "runs").unlink()
     (tmp_path / "runs").mkdir()

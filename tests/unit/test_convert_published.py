@@ -79,10 +79,13 @@ class Named(Archive):
         return sum(int(np.prod(shape)) for shape in self.shapes.values()) / 1e6
 
 
-def published_vqgan(K: int, multipliers: tuple[int, ...] = (1, 1, 2, 2, 4), attention: int = 4) -> dict[str, Shape]:
+def published_vqgan(
+    K: int, multipliers: tuple[int, ...] = (1, 1, 2, 2, 4), attention: int = 4, channels: int = 3
+) -> dict[str, Shape]:
     config = VQGANConfig(multipliers=multipliers, attention=(attention,))
-    table = vqgan_names.tokenizer(TASK, config, 256) | vqgan_names.base(TASK, config, 256)
-    return wanted_shapes(table | vqgan_names.vector_quantizer(K, 256))
+    table = vqgan_names.tokenizer(TASK, config, 256, channels) | vqgan_names.base(TASK, config, 256)
+    drawn = {"decoder.conv_out.weight": (channels, 128, 3, 3), "decoder.conv_out.bias": (channels,)}
+    return wanted_shapes(table | vqgan_names.vector_quantizer(K, 256)) | drawn
 
 
 def ddconfig(*multipliers: int, attention: int) -> dict[str, Any]:
@@ -97,7 +100,9 @@ def fits(imported: Any, host: Host) -> None:
 def test_the_published_vqgan_for_imagenet_is_understood(monkeypatch: pytest.MonkeyPatch, host: Host) -> None:
     first = Named(published_vqgan(16384))
     assert round(first.millions, 2) == 76.07
-    second = Named(wanted_shapes(gpt_names.gpt(48, 1536, 6144, 16384, 16384, 256, 256, 1000, 0)))
+    second = Named(
+        wanted_shapes(gpt_names.gpt(48, 1536, 6144, 16384, 16384, 256, 256) | gpt_names.after_label(16384, 1536, 1000))
+    )
     assert round(second.millions, 1) == 1410.6
     names = {f"first_stage_model.{k}": v for k, v in first.shapes.items()}
     names |= {f"transformer.{k}": v for k, v in second.shapes.items()}
@@ -112,6 +117,36 @@ def test_the_published_vqgan_for_imagenet_is_understood(monkeypatch: pytest.Monk
     monkeypatch.setattr(vqgan, "read_files", lambda files: ([Named(names)], [told]))
     imported = vqgan.VQGAN(vqgan.VQGAN.Config()).read([])
     assert imported.recipe["model"]["prior"]["encoder"]["classes"] == 1000
+    fits(imported, host)
+
+
+@pytest.mark.parametrize(
+    ("kind", "channels", "task"),
+    [
+        ("depth", 1, {"depth_maps": "inverse"}),  # D-RIN
+        ("segmentation", 182, {"labels": 182, "shift": 0}),  # S-FLCKR
+        ("segmentation", 151, {"labels": 151, "shift": 0}),  # ADE20K
+        ("segmentation", 183, {"labels": 183, "shift": 1}),  # COCO-Stuff
+    ],
+)
+def test_the_published_vqgans_on_maps_are_understood(
+    kind: str, channels: int, task: dict[str, Any], monkeypatch: pytest.MonkeyPatch, host: Host
+) -> None:
+    table = gpt_names.gpt(24, 1024, 4096, 1024, 1024, 512, 256, 256)
+    transformer = Named(wanted_shapes(table | gpt_names.after_codes(1024, 1024, 512, 1024, 256)))
+    assert round(transformer.millions) == 305
+    names = {f"transformer.{k}": v for k, v in transformer.shapes.items()}
+    names |= {f"transformer.blocks.{i}.attn.mask": (1, 1, 512, 512) for i in range(24)}
+    names |= {f"first_stage_model.{k}": v for k, v in published_vqgan(1024).items()}
+    names |= {f"cond_stage_model.{k}": v for k, v in published_vqgan(1024, channels=channels).items()}
+    stages = {"params": {"ddconfig": ddconfig(1, 1, 2, 2, 4, attention=16)}}
+    params = {"cond_stage_key": kind, "first_stage_config": stages, "cond_stage_config": stages}
+    params["transformer_config"] = {"params": {"n_head": 16}}
+    monkeypatch.setattr(
+        vqgan, "read_files", lambda files: ([Named(names)], [Settings(Path("a"), {"model": {"params": params}})])
+    )
+    imported = vqgan.VQGAN(vqgan.VQGAN.Config()).read([])
+    assert imported.recipe["tasks"][TASK].items() >= {"condition": kind, **task}.items()
     fits(imported, host)
 
 

@@ -14,6 +14,15 @@ if TYPE_CHECKING:
     from cynosure.host import Host
 
 
+MADE = {
+    "label": "generate {} --label 0",
+    "caption": 'generate {} "a red bus"',
+    "depth": "predict {} DEPTH...",
+    "segmentation": "predict {} CLASSES...",
+}
+"""How pictures are made with a model, by what they are made from."""
+
+
 def add(app: typer.Typer) -> None:
     app.command("convert")(convert)
 
@@ -50,8 +59,6 @@ def _use(imported: Imported, directory: Path, host: Host) -> str:
     for key, options in imported.recipe["tasks"].items():
         inputs = host.components.get("task", options.get("name", key)).inputs
         if "image" not in inputs:
-            label = " --label 0" if options.get("condition") == "label" else ""
-            asked = ' "a red bus"' if "caption" in inputs else label
-            made = f"generate {directory}{asked}" if prior else f"predict {directory} PICTURE... --codes oracle"
-            return f"cynosure {made}"
+            made = MADE.get(inputs[0] if inputs else options.get("condition"), "generate {}")
+            return f"cynosure {(made if prior else 'predict {} PICTURE... --codes oracle').format(directory)}"
     return f"cynosure predict {directory} PICTURE..." + ("" if prior else " --codes none")

@@ -146,10 +146,10 @@ def find_sources(
 ) -> tuple[list[str], dict[str, str]]:
     """Sources to answer with such codes, and what is wrong with the others; texts are taken as they are."""
     from cynosure.data.pictures import find_pictures
-    from cynosure.run.predictor import PICTURES, needed_columns
+    from cynosure.run.predictor import MAPS, PICTURES, needed_columns
 
     firsts = [needed_columns(predictor.task(name), codes)[:1] for name in tasks]
-    if not any(column in PICTURES for first in firsts for column in first):
+    if not any(column in (*PICTURES, *MAPS) for first in firsts for column in first):
         return list(given), {}
     found: dict[str, None] = {}
     bad: dict[str, str] = {}

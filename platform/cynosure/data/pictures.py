@@ -1,4 +1,5 @@
-"""Any picture a user may have -> RGB of 8 bits, or of 16: files, bytes, PIL images, arrays and tensors."""
+"""Any picture a user may have -> RGB of 8 bits, or of 16, or one number a pixel: files, bytes, PIL images, arrays and
+tensors."""
 
 from __future__ import annotations
 
@@ -63,7 +64,8 @@ def load_picture(
     Raises DataError, naming the picture, when it is missing, empty, truncated, no picture at all or too large.
     """
     if isinstance(source, (str, Path)):
-        return _from_file(Path(source).expanduser(), name or str(source), bits)
+        name = name or str(source)
+        return _from_bytes(_contents(Path(source).expanduser(), name), name, bits)
     if isinstance(source, (bytes, bytearray, memoryview)):
         return _from_bytes(bytes(source), name or f"the {len(source)} bytes", bits)
     if isinstance(source, Image.Image):
@@ -77,6 +79,38 @@ def load_picture(
     raise DataError(
         f"a picture is a path, bytes, a PIL image, a numpy array or a torch tensor, not {type(source).__name__}"
     )
+
+
+def load_map(
+    source: str | Path | bytes | Image.Image | np.ndarray | torch.Tensor, name: str | None = None
+) -> np.ndarray:
+    """One number a pixel, [H, W], as it is stored: class numbers in grey or of a palette, depths of 8, 16 or 32 bits.
+
+    Arrays and tensors are taken as they are. Raises DataError, naming the map, for one that is missing, damaged or in
+    colour.
+    """
+    if isinstance(source, np.ndarray):
+        return source
+    if hasattr(source, "detach") and hasattr(source, "cpu"):
+        return source.detach().cpu().numpy()
+    if isinstance(source, (str, Path)):
+        return load_map(_contents(Path(source).expanduser(), name or str(source)), name or str(source))
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        name = name or f"the {len(source)} bytes"
+        with _damage_told(name), Image.open(io.BytesIO(source)) as image:
+            return load_map(image, name)
+    if not isinstance(source, Image.Image):
+        raise DataError(f"a map is a path, bytes, a PIL image, an array or a tensor, not {type(source).__name__}")
+    name = name or str(getattr(source, "filename", "") or "the PIL image")
+    _check_size(source, name)
+    with _damage_told(name):
+        numbers = np.array(source)
+    if numbers.ndim == 2:
+        return numbers
+    colours = numbers[..., : len(source.getbands()) - source.has_transparency_data]
+    if (colours != colours[..., :1]).any():
+        raise DataError(f"'{name}' is in colour; a map has one number a pixel: save it in grey or with a palette")
+    return colours[..., 0]
 
 
 def find_pictures(patterns: Sequence[str | Path]) -> list[Path]:
@@ -131,7 +165,8 @@ def to_uint8(levels: np.ndarray) -> np.ndarray:
     return levels if levels.dtype == np.uint8 else ((levels.astype(np.uint32) + 128) // 257).astype(np.uint8)
 
 
-def _from_file(path: Path, name: str, bits: Bits) -> Picture:
+def _contents(path: Path, name: str) -> bytes:
+    """What a file holds; never nothing."""
     if path.is_dir():
         raise DataError(f"'{name}' is a folder, not a picture")
     try:
@@ -140,7 +175,9 @@ def _from_file(path: Path, name: str, bits: Bits) -> Picture:
         raise DataError(f"'{name}' does not exist; check the path") from None
     except OSError as error:
         raise DataError(f"'{name}' cannot be read: {error.strerror or error}") from error
-    return _from_bytes(data, name, bits)
+    if not data:
+        raise DataError(f"'{name}' is empty (0 bytes); fetch or export it again")
+    return data
 
 
 def _from_bytes(data: bytes, name: str, bits: Bits) -> Picture:

@@ -10,12 +10,12 @@ import numpy as np
 
 from cynosure.core.contracts import Task
 from cynosure.errors import CynosureError
-from cynosure.run.predictor import reads_pictures
+from cynosure.run.predictor import MAPS, reads_pictures
 
 if TYPE_CHECKING:
     from cynosure.run.predictor import Predictor
 
-WORDS = {"caption": "prompt", "label": "label"}
+WORDS = {"caption": "prompt", "label": "label", "depth": "depth map", "panoptic": "segmentation"}
 """What people call the columns that pictures are made from."""
 
 
@@ -64,4 +64,5 @@ def _asks(task: Task) -> str:
     """What a task makes pictures from, as a sentence."""
     if not task.inputs:
         return f"task {task.name} makes pictures out of nothing"
-    return f"task {task.name} makes pictures from a {' and a '.join(WORDS.get(name, name) for name in task.inputs)}"
+    asked = f"task {task.name} makes pictures from a {' and a '.join(WORDS.get(name, name) for name in task.inputs)}"
+    return asked + (", whose file `cynosure predict` reads" if any(name in MAPS for name in task.inputs) else "")

@@ -18,7 +18,7 @@ from cynosure.core.contracts import Task
 from cynosure.core.guided import CodeSource, GuidedModel
 from cynosure.core.records import Prediction, SampleSettings
 from cynosure.data.loading import collate
-from cynosure.data.pictures import load_picture, to_uint8
+from cynosure.data.pictures import load_map, load_picture, to_uint8
 from cynosure.errors import CynosureError, DataError, unknown
 from cynosure.run.sampling import SamplingOptions, sample_settings
 from cynosure.run.seeds import row_seeds
@@ -31,7 +31,9 @@ if TYPE_CHECKING:
     from cynosure.run.editing import Edge
 
 PICTURES = ("image", "degraded")
-"""Input columns that hold pictures; a source for any other column is taken as it is."""
+"""Input columns that hold pictures."""
+MAPS = ("depth", "panoptic")
+"""Input columns that hold a number a pixel; a source for any column but these and pictures is taken as it is."""
 
 
 @dataclass
@@ -325,14 +327,15 @@ def read_row(task: Task, source: Any, codes: CodeSource = "prior") -> dict[str, 
             row[name] = picture.image
             if picture.alpha is not None and name in needed:
                 row["alpha"] = picture.alpha
+    row |= {name: load_map(row[name]) for name in MAPS if name in row and name in needed}
     return row
 
 
 def needed_columns(task: Task, codes: CodeSource = "prior") -> tuple[str, ...]:
-    """What a source of a task must hold: its inputs, or for the oracle's codes the picture that they are to describe
-    where the inputs hold none."""
+    """What a source of a task must hold: its inputs, or for the oracle's codes the picture or map that they are to
+    describe where the inputs hold no picture."""
     if codes == "oracle" and not reads_pictures(task):
-        return tuple(name for name in task.fields if name in PICTURES)
+        return tuple(name for name in task.fields if name in (*PICTURES, *MAPS))[:1]
     return task.inputs
 
 

@@ -21,6 +21,7 @@ from cynosure.core.initial import initial_weights_wanted
 from cynosure.core.records import Shapes
 from cynosure.core.resize import zoom_positions
 from cynosure.errors import CheckpointError, CynosureError, did_you_mean
+from cynosure_plugins.encoders.frozen import freeze
 
 HEADS = ("attn_pool", "classifier", "conv_head", "fc", "fc_norm", "head", "head_dist", "norm_head")
 """Modules that read the features; an encoder has no use for them."""
@@ -58,7 +59,7 @@ class TimmEncoder(Encoder):
         self.backbone = _backbone(config, shapes.image_size)
         self.dim: int = self.backbone.num_features
         if self.frozen:
-            _freeze(self.backbone)
+            freeze(self.backbone)
         mean, std = (torch.tensor(self.backbone.pretrained_cfg[k]).view(1, 3, 1, 1) for k in ("mean", "std"))
         self.register_buffer("scale", 0.5 / std, persistent=False)
         self.register_buffer("shift", (0.5 - mean) / std, persistent=False)
@@ -154,14 +155,6 @@ def _reason(config: TimmEncoder.Config, image_size: tuple[int, int], error: Exce
         )
     size = f"{image_size[0]}x{image_size[1]}"
     return f"encoder timm: '{config.model}' cannot work at {size} pixels ({said}); change image_size or the model."
-
-
-def _freeze(backbone: nn.Module) -> None:
-    """Make parameters plain state: whoever trains all parameters of a model then finds none here."""
-    for module in backbone.modules():
-        for name, parameter in list(module.named_parameters(recurse=False)):
-            delattr(module, name)
-            module.register_buffer(name, parameter.detach())
 
 
 @hookimpl

@@ -70,12 +70,13 @@ class Part(Archive):
     name fits the pattern `but`."""
 
     def __init__(self, whole: Archive, prefix: str = "", but: str = "(?!)") -> None:
-        self.path, self._whole, self.prefix = whole.path, whole, prefix
+        self.path, self._whole, self._start = whole.path, whole, prefix
+        self.prefix = whole.prefix + prefix
         names = [name.removeprefix(prefix) for name in whole.shapes if name.startswith(prefix)]
         self.shapes = {name: whole.shapes[prefix + name] for name in names if not re.match(but, name)}
 
     def __getitem__(self, name: str) -> np.ndarray:
-        return self._whole[self.prefix + name]
+        return self._whole[self._start + name]
 
 
 def wanted_shapes(table: Mapping[str, Made]) -> dict[str, Shape]:

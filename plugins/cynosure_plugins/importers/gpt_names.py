@@ -3,8 +3,10 @@ the same. Shapes: d width, K vocabulary, T tokens of the published sequence, L c
 
 from __future__ import annotations
 
+import numpy as np
+
 from cynosure_plugins.importers.archive import Table
-from cynosure_plugins.importers.arrays import FLAT, LINEAR_ROWS, SAME, Made, Shape, one, part
+from cynosure_plugins.importers.arrays import FLAT, LINEAR_ROWS, SAME, Layout, Made, Shape, one, one_way, part
 
 
 def same(ours: str, theirs: str, *shapes: Shape) -> Table:
@@ -29,18 +31,48 @@ def blocks(ours: str, theirs: str, count: int, d: int, hidden: int) -> Table:
     return table
 
 
-def gpt(depth: int, d: int, hidden: int, K: int, V: int, T: int, L: int, classes: int, start: int) -> Table:
-    """Prior `gpt` after one token: a class of `classes` of the table of V tokens, or the token `start` if that is 0."""
-    tokens, places = ("tok_emb.weight",), ("pos_emb",)
-    table = {
-        "prior.embedding.weight": Made(tokens, part(0, 0, K), shapes=((V, d),)),
-        "prior.positions": Made(places, part(1, 0, L), shapes=((1, T, d),)),
+def gpt(depth: int, d: int, hidden: int, K: int, V: int, T: int, L: int, P: int = 1) -> Table:
+    """Prior `gpt` of K codes after P tokens of a condition, the last of which has the first position of the prior."""
+    return {
+        "prior.embedding.weight": tokens(V, d, K),
+        "prior.positions": Made(("pos_emb",), part(1, P - 1, L), shapes=((1, T, d),)),
         **blocks("prior.blocks", "blocks", depth, d, hidden),
         **same("prior.norm", "ln_f", (d,), (d,)),
         "prior.head.weight": Made(("head.weight",), part(0, 0, K), shapes=((V, d),)),
     }
-    if classes:
-        table["prior.encoder.embedding.weight"] = Made(tokens, part(0, 0, classes), shapes=((V, d),))
-    else:
-        table["prior.prefix.tasks.generation"] = Made(tokens, one(start), shapes=((V, d),))
-    return table
+
+
+def tokens(V: int, d: int, count: int) -> Made:
+    """The first of the V tokens' vectors."""
+    return Made(("tok_emb.weight",), part(0, 0, count), shapes=((V, d),))
+
+
+def after_label(V: int, d: int, classes: int) -> Table:
+    """Encoder `label` of the first of V tokens."""
+    return {"prior.encoder.embedding.weight": tokens(V, d, classes)}
+
+
+def after_start(V: int, d: int, start: int) -> Table:
+    """No encoder: one of V tokens begins every sequence."""
+    return {"prior.prefix.tasks.generation": Made(("tok_emb.weight",), one(start), shapes=((V, d),))}
+
+
+def after_codes(V: int, d: int, T: int, K: int, P: int) -> Table:
+    """Encoder `codes` of P codes of K, which are the first of V tokens. The last of its positions is the prior's.
+
+    The published table is one for the codes of conditions and pictures; here each has a copy, which learn apart.
+    """
+    return {
+        "prior.encoder.embedding.weight": tokens(V, d, K),
+        "prior.encoder.positions": Made(("pos_emb",), _all_but_last(P), shapes=((1, T, d),)),
+    }
+
+
+def _all_but_last(count: int) -> Layout:
+    """The first `count` positions of [1, T, d], of which the last is 0."""
+
+    def make(places: np.ndarray) -> np.ndarray:
+        last = np.zeros_like(places[:, :1])
+        return np.concatenate([places[:, : count - 1], last], 1)
+
+    return one_way(make, lambda shape: (1, count, shape[2]))

@@ -14,13 +14,14 @@ from cynosure.core.contracts import Importer, PartConfig
 from cynosure.core.records import Imported
 from cynosure.errors import CheckpointError
 from cynosure_plugins.convnets.vqgan import VQGANConfig
-from cynosure_plugins.importers import gpt_names, vqgan_names
+from cynosure_plugins.importers import gpt_names, vqgan_conditions, vqgan_names
 from cynosure_plugins.importers.archive import Archive, Part, Table, random_arrays
 from cynosure_plugins.importers.configs import Settings, read_files
 from cynosure_plugins.importers.npz import guess
-from cynosure_plugins.importers.recipes import LABELS, TASK, joined, prior_of
+from cynosure_plugins.importers.recipes import TASK, joined, prior_of
 from cynosure_plugins.importers.torch_file import TorchFile
-from cynosure_plugins.importers.vqgan_sizes import image_side, read_config, recipe
+from cynosure_plugins.importers.vqgan_conditions import SAMPLING, Condition, Sizes
+from cynosure_plugins.importers.vqgan_sizes import codes_of, image_side, read_config, recipe
 
 WHAT, TRANSFORMER = "VQGAN", "transformer of VQGAN"
 UNUSED = r"loss\.|model_ema\.|colorize$|quantize\.embedding\.embed_avg$|quantize\.used$"
@@ -28,9 +29,6 @@ UNUSED = r"loss\.|model_ema\.|colorize$|quantize\.embedding\.embed_avg$|quantize
 codes in use, which the recipe names."""
 DECAY = 0.99
 LOSS = {"l1": 1.0, "l2": 0.0}
-IMAGENET = 1000
-SAMPLING = {True: {"temperature": 1.0, "top_k": 600, "top_p": 0.92}, False: {"temperature": 1.0, "top_k": 250}}
-"""How the published samples were drawn, with classes and without."""
 
 
 @final
@@ -38,7 +36,8 @@ class VQGAN(Importer):
     """Lightning `.ckpt` files of taming-transformers (Esser et al. 2021) and their project `.yaml`.
 
     VQModel and GumbelVQ of any sizes, latent diffusion's too, need no yaml, which tells the resolution (else 256). A
-    Net2NetTransformer that is unconditional or conditioned on classes needs it: heads are in no array.
+    Net2NetTransformer needs it, since heads are in no array; it may be unconditional or conditioned on classes, depth
+    maps or segmentations.
     """
 
     class Config(PartConfig):
@@ -74,11 +73,6 @@ class _FirstStage:
         self.problems = archive.problems(self.table, WHAT)
         self.notes: list[str] = []
 
-    @property
-    def codes(self) -> int:
-        """K, of what a prior reads and writes."""
-        return len(self.quantizer.get("used", ())) or self.quantizer["vocab_size"]
-
     def imported(self) -> Imported:
         if self.problems:
             raise CheckpointError("\n".join(self.problems))
@@ -88,11 +82,7 @@ class _FirstStage:
 
 def _tokenizer(checkpoint: TorchFile, archive: Archive, settings: Settings | None, key: str) -> _FirstStage:
     """The first stage that the arrays of `archive` are; settings under `key` describe it."""
-    quantizer, book = _quantizer(archive, settings, key)
-    if (name := f"{archive.prefix}quantize.used") in checkpoint.shapes:
-        if quantizer["name"] != "vq":
-            archive.refuse(["its codes are renumbered (remap, quantize.used), which quantizer vq alone can do"], WHAT)
-        quantizer["used"] = [int(code) for code in checkpoint[name]]
+    quantizer, book = _quantizer(checkpoint, archive, settings, key)
     config = read_config(archive, WHAT)
     stage = _FirstStage(archive, config, image_side(config, settings, f"{key}.ddconfig"), quantizer, book)
     if any(name.startswith("loss.") for name in checkpoint.shapes):
@@ -104,9 +94,14 @@ def _tokenizer(checkpoint: TorchFile, archive: Archive, settings: Settings | Non
     return stage
 
 
-def _quantizer(archive: Archive, settings: Settings | None, key: str) -> tuple[dict[str, Any], Table]:
+def _quantizer(
+    checkpoint: TorchFile, archive: Archive, settings: Settings | None, key: str
+) -> tuple[dict[str, Any], Table]:
     """The recipe of the quantizer and its tensors."""
+    used = f"{archive.prefix}quantize.used"
     if (gumbel := archive.shapes.get("quantize.embed.weight", ())) and len(gumbel) == 2:
+        if used in checkpoint.shapes:
+            archive.refuse(["its codes are renumbered (remap, quantize.used), which quantizer vq alone can do"], WHAT)
         kl = settings.get(f"{key}.kl_weight", 1e-8) if settings else 1e-8
         options = {"name": "gumbel", "vocab_size": gumbel[0], "dim": gumbel[1], "kl": kl}
         return options, vqgan_names.gumbel_quantizer(*gumbel)
@@ -115,6 +110,8 @@ def _quantizer(archive: Archive, settings: Settings | None, key: str) -> tuple[d
         raise CheckpointError(f"{archive.path} is no {WHAT}: {guess(list(archive.shapes))}.")
     options = {"name": "vq", "vocab_size": shape[0], "dim": shape[1], "normalize": False, "min_count": 0}
     options["commitment"] = 0.25
+    if used in checkpoint.shapes:
+        options["used"] = [int(code) for code in checkpoint[used]]
     if "quantize.embedding.cluster_size" in archive.shapes:
         book = vqgan_names.moving_average_quantizer(*shape, DECAY)
         return options | {"update": "ema", "decay": DECAY}, book
@@ -133,90 +130,91 @@ def _with_transformer(checkpoint: TorchFile, settings: Settings | None) -> Impor
     archive = Part(checkpoint, "transformer.", but=r"blocks\.\d+\.attn\.mask$")
     archive.require(["tok_emb.weight", "pos_emb", "blocks.0.mlp.0.weight"], TRANSFORMER)
     (V, d), (_, T, _) = archive.shapes["tok_emb.weight"], archive.shapes["pos_emb"]
+    sizes = Sizes(V, d, T)
     hidden, depth = archive.shapes["blocks.0.mlp.0.weight"][0], archive.count("blocks.")
-    K, L = first.codes, (first.side // first.config.factor) ** 2
+    K, L = codes_of(first.quantizer), (first.side // first.config.factor) ** 2
     heads = settings.number(f"{params}.transformer_config.params.n_head")
-    problems = list(_unlike_ours(settings, V, d, T, K, L, heads))
-    classes, start = _classes(settings, V), settings.get(f"{params}.sos_token", 0)
-    archive.refuse(problems, TRANSFORMER)
-    table = gpt_names.gpt(depth, d, hidden, K, V, T, L, classes, start)
-    first.problems += archive.problems(table, TRANSFORMER)
-    dropout = settings.get(f"{params}.transformer_config.params.resid_pdrop", 0.0)
+    condition = _condition(checkpoint, settings, first.side, sizes)
+    archive.refuse(_unlike_ours(settings, sizes, K, L, heads, condition), TRANSFORMER)
+    assert condition is not None
+    table = gpt_names.gpt(depth, d, hidden, K, V, T, L, condition.length) | condition.table
+    first.problems += [*condition.problems, *archive.problems(table, TRANSFORMER)]
+    told = first.imported()
+    unmasked = settings.get(f"{params}.transformer_config.params.n_unmasked", 0)
     prior = {
-        **{"name": "gpt", "dim": d, "depth": depth, "heads": heads, "mlp_dim": hidden, "dropout": dropout},
-        **{"keep": settings.get(f"{params}.pkeep", 1.0), "task_tokens": not classes},
+        **{"name": "gpt", "dim": d, "depth": depth, "heads": heads, "mlp_dim": hidden},
+        "dropout": settings.get(f"{params}.transformer_config.params.resid_pdrop", 0.0),
+        "keep": settings.get(f"{params}.pkeep", 1.0),
+        "task_tokens": condition.encoder is None,
+        **({"encoder": dict(condition.encoder)} if condition.encoder else {}),
+        **({"two_way_prefix": True} if unmasked > 1 else {}),
     }
-    if classes:
-        prior["encoder"] = {"name": "label", "classes": classes, "dim": d}
-    fields = prior_of(prior, LABELS if classes else {}, SAMPLING[bool(classes)])
-    notes = tuple(_notes(V, K, classes))
-    return joined(first.imported(), Imported(fields, archive.tensors(table), notes))
+    fields = prior_of(prior, {TASK: condition.task} if condition.task else {}, SAMPLING[condition.kind])
+    beyond = [f"The transformer knows {V} tokens; those that are no code are left out."] if V > K else []
+    tensors = archive.tensors(table) | dict(condition.tensors)
+    return joined(told, Imported(fields, tensors, (*beyond, *condition.notes)))
 
 
-def _unlike_ours(settings: Settings, V: int, d: int, T: int, K: int, L: int, heads: int) -> Iterator[str]:
+def _condition(checkpoint: TorchFile, settings: Settings, side: int, sizes: Sizes) -> Condition | None:
+    """What the transformer's sequence begins with; None for what there is not here."""
+    kind = vqgan_conditions.kind_of(checkpoint, settings)
+    if kind in (None, "none"):
+        return vqgan_conditions.nothing(settings, sizes) if kind else None
+    if kind == "label":
+        return vqgan_conditions.label(settings, sizes)
+    stage = Part(checkpoint, vqgan_conditions.STAGE, but=UNUSED)
+    quantizer = _quantizer(checkpoint, stage, settings, "model.params.cond_stage_config.params")
+    return vqgan_conditions.codes(kind, stage, settings, quantizer, side, sizes)
+
+
+def _unlike_ours(
+    settings: Settings, sizes: Sizes, K: int, L: int, heads: int, condition: Condition | None
+) -> Iterator[str]:
     """What keeps a transformer from being prior gpt."""
-    params = "model.params"
-    condition = settings.get(f"{params}.cond_stage_key", "depth")
-    if not (_unconditional(settings) or condition == "class_label"):
+    params, (V, d, T), P = "model.params", sizes, condition.length if condition else 1
+    if condition is None:
+        key = settings.get(f"{params}.cond_stage_key", "depth")
         stage = settings.named(f"{params}.cond_stage_config.target") or settings.get(f"{params}.cond_stage_config")
         yield (
-            f"it is conditioned on '{condition}' ({stage}), and prior gpt is on classes or on nothing; convert the"
-            " first stage's own checkpoint for its tokenizer"
+            f"it is conditioned on '{key}' ({stage}), and here are classes, depth maps and segmentations with a VQModel"
+            " (cond_stage_model.*), and nothing; convert the first stage's own checkpoint for its tokenizer"
         )
     permuter = settings.named(f"{params}.permuter_config.target") or "Identity"
     if permuter != "Identity":
         yield f"it writes codes in the order {permuter}, prior gpt row by row"
-    if settings.get(f"{params}.transformer_config.params.n_unmasked", 0) > 1:
-        yield "its first tokens see each other (n_unmasked), and there is only one before the codes"
+    unmasked = settings.get(f"{params}.transformer_config.params.n_unmasked", 0)
+    if unmasked > 1 and unmasked != P:
+        yield f"its first {unmasked} tokens see each other (n_unmasked), and {P} come before the codes"
     if V < K:
         yield f"it knows {V} tokens, and the tokenizer writes {K} codes"
-    if T < L:
-        yield f"it reads {T} tokens, and a picture has {L}"
+    if T < P - 1 + L:
+        yield f"it reads {T} tokens, and a picture has {L}" + (f" after {P} of its condition" if P > 1 else "")
     if d % heads:
         yield f"width {d} does not divide into {heads} heads"
 
 
-def _unconditional(settings: Settings) -> bool:
-    return bool(
-        settings.get("model.params.unconditional")
-        or settings.get("model.params.cond_stage_config") == "__is_unconditional__"
-    )
-
-
-def _classes(settings: Settings, tokens: int) -> int:
-    """How many classes there are, 0 for an unconditional model; at most all tokens, in whose table classes are."""
-    if _unconditional(settings):
-        return 0
-    told = settings.get("model.params.cond_stage_config.params.n_classes")
-    if isinstance(told, int):
-        return min(told, tokens)
-    return min(IMAGENET, tokens) if "imagenet" in str(settings.get("data", "")).lower() else tokens
-
-
-def _notes(V: int, K: int, classes: int) -> Iterator[str]:
-    if V > K:
-        yield f"The transformer knows {V} tokens; those beyond the {K} codes are left out."
-    if classes == V:
-        yield f"Nothing says how many classes there are: labels 0 to {classes - 1} are taken, all of the table."
-
-
-def _write_tiny(folder: Path) -> list[Path]:
-    """A tiny class-conditional model with random values."""
+def _write_tiny(folder: Path, key: str = "class_label") -> list[Path]:
+    """A tiny model with random values, conditioned on classes or on maps of one channel."""
     config = VQGANConfig(channels=32, multipliers=(1, 1), blocks=1, attention=(1,), z_channels=8)
     first = vqgan_names.tokenizer(TASK, config, 4) | vqgan_names.base(TASK, config, 4)
     first |= vqgan_names.vector_quantizer(6, 4)
-    second = gpt_names.gpt(depth=1, d=8, hidden=32, K=6, V=6, T=16, L=16, classes=6, start=0)
-    arrays = {f"first_stage_model.{name}": array for name, array in random_arrays(first).items()}
-    arrays |= {f"transformer.{name}": array for name, array in random_arrays(second).items()}
-    return write_files(folder, arrays, _tiny_settings())
+    parts = {"first_stage_model": first}
+    if key == "class_label":
+        second = gpt_names.gpt(depth=1, d=8, hidden=32, K=6, V=6, T=16, L=16) | gpt_names.after_label(6, 8, 6)
+    else:
+        parts["cond_stage_model"] = first | vqgan_names.tokenizer(TASK, config, 4, channels=1)
+        second = gpt_names.gpt(depth=1, d=8, hidden=32, K=6, V=6, T=32, L=16, P=16)
+    parts["transformer"] = second
+    arrays = {f"{part}.{name}": a for part, table in parts.items() for name, a in random_arrays(table).items()}
+    return write_files(folder, arrays, _tiny_settings(key))
 
 
-def _tiny_settings() -> dict[str, Any]:
+def _tiny_settings(key: str) -> dict[str, Any]:
     ddconfig = {"resolution": 8, "ch": 32, "ch_mult": [1, 1], "num_res_blocks": 1, "z_channels": 8}
     ddconfig["attn_resolutions"] = [4]
     first = {"params": {"embed_dim": 4, "n_embed": 6, "ddconfig": ddconfig}}
     transformer = {"params": {"n_head": 2, "n_layer": 1, "n_embd": 8, "vocab_size": 6, "block_size": 16}}
-    params = {"cond_stage_key": "class_label", "first_stage_config": first, "transformer_config": transformer}
+    params = {"cond_stage_key": key, "first_stage_config": first, "transformer_config": transformer}
     return {"model": {"params": params}}
 
 

@@ -19,10 +19,10 @@ EPSILON = 1e-5
 """Laplace smoothing of average counts."""
 
 
-def tokenizer(task: str, config: VQGANConfig, dim: int = ANY) -> Table:
-    """Encoder and `quant_conv`, to latents of width `dim`."""
+def tokenizer(task: str, config: VQGANConfig, dim: int = ANY, channels: int = RGB) -> Table:
+    """Encoder of pictures of some channels and `quant_conv`, to latents of width `dim`."""
     ours, widths, z = "tokenizer.encoder", config.widths, config.z_channels
-    table = _conv(f"{ours}.conv_in.{task}", "encoder.conv_in", RGB, config.channels)
+    table = _conv(f"{ours}.conv_in.{task}", "encoder.conv_in", channels, config.channels)
     for i, (inputs, outputs) in enumerate(zip((config.channels, *widths), widths, strict=False)):
         level = f"encoder.down.{i}"
         table |= _level("tokenizer", level, inputs, outputs, config.blocks, i in config.attention)

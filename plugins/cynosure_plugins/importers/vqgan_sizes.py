@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from pydantic import ValidationError
@@ -19,8 +20,9 @@ PICTURE = 256
 """Pixels on the side of the pictures that nearly all released models were trained on."""
 
 
-def read_config(archive: Archive, what: str) -> VQGANConfig:
-    """Sizes of encoder and decoder. Raises CheckpointError where they are missing, or none that tokenizer vqgan has."""
+def read_config(archive: Archive, what: str, rgb: bool = True) -> VQGANConfig:
+    """Sizes of encoder and decoder, of pictures in colour unless `rgb` is false. Raises CheckpointError where they are
+    missing, or none that tokenizer vqgan has."""
     archive.require([f"{name}.weight" for name in TELLING], what)
     shapes = {name: archive.shapes[f"{name}.weight"] for name in TELLING}
     archive.refuse((f"{name} is {list(s)}" for name, s in shapes.items() if len(s) != 4), what)
@@ -29,7 +31,7 @@ def read_config(archive: Archive, what: str) -> VQGANConfig:
     levels = range(archive.count("encoder.down."))
     first = [archive.shapes.get(f"encoder.down.{i}.block.0.conv1.weight", (0,))[0] for i in levels]
     problems = {
-        f"it reads pictures of {pictures} channels, and generation makes RGB": pictures != 3,
+        f"it reads pictures of {pictures} channels, and generation makes RGB": rgb and pictures != 3,
         "its encoder writes means and variances (double_z), which no quantizer here reads": written == 2 * read,
         f"its widths {first} are no multiples of {channels}": any(width % channels for width in first),
     }
@@ -68,6 +70,11 @@ def image_side(config: VQGANConfig, settings: Settings | None, key: str) -> int:
     if wrong := [f"{name} {said}, the checkpoint has {has}" for name, (said, has) in told.items() if said != has]:
         raise CheckpointError(f"{settings.path} is of another model: it says {'; '.join(wrong)}.")
     return side
+
+
+def codes_of(quantizer: Mapping[str, Any]) -> int:
+    """K, of what a prior reads and writes."""
+    return len(quantizer.get("used", ())) or int(quantizer["vocab_size"])
 
 
 def recipe(
