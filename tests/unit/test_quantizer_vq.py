@@ -182,6 +182,10 @@ def test_renumbered_codes_are_those_in_use_in_their_order() -> None:
     for part in (plain, few):
         part.learn()
     assert torch.equal(plain.sums, few.sums) and len(few.in_use()) == 3
+    assert torch.equal(few.eval()(x).ids, out.ids), "what is not in use must become the same code every time"
+    many = few(vectors(0, batch=2, length=500)).ids
+    assert torch.equal(few(vectors(0, batch=2, length=500)[1:]).ids, many[1:]), "codes depend on other rows"
+    assert (many.flatten().bincount(minlength=3) > 200).all(), "what is not in use must become any code alike"
     extra = vq(used=(9, 2, 5), unknown="extra")
     assert extra(x).ids.flatten()[3:].unique(return_counts=True)[1].tolist() == [1, 1, 1, 13]
 

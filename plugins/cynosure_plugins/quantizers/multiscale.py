@@ -64,7 +64,7 @@ class MultiscaleQuantizer(Codebook, Quantizer):
 
     def __init__(self, config: Config) -> None:
         super().__init__(config, config.dim)
-        self.dim, self.depth = config.dim, 1
+        self.dim, self.depth, self.vocab_size = config.dim, 1, config.vocab_size
         self.scales, self.side = config.scales, config.scales[-1]
         self.positions = self.side**2
         shared = min(config.convolutions, len(self.scales))

@@ -12,13 +12,15 @@ import torch
 from torch import nn
 
 Unknown = Literal["random", "extra"] | int
+MULTIPLIER = 2654435761
+"""Of multiplicative hashing (Knuth, volume 3, section 6.4): the odd number next to 2^32 over the golden ratio."""
 
 
 class Renumbering(nn.Module):
     """`used` are the n codes that become 0 to n - 1, in this order; what the others become is `unknown`.
 
-    `extra` is a code of their own, n, that stands for the first codeword in use; `random` any code, drawn anew each
-    time; a number that code. These are the choices of taming-transformers' VQGAN (`remap`). A vector that fell on one
+    `extra` is a code of their own, n, that stands for the first codeword in use; `random` any code, by the place and the
+    code that was there, so that nothing depends on when it is asked; a number that code. These are the choices of taming-transformers' VQGAN (`remap`). A vector that fell on one
     of the others is still passed on as its own codeword; only its code says something else.
     """
 
@@ -36,11 +38,13 @@ class Renumbering(nn.Module):
         self.register_buffer("used", torch.cat([known, known[:1]])[: self.vocab_size], persistent=False)
 
     def new(self, ids: torch.Tensor) -> torch.Tensor:
-        """Codes of the codebook int64 -> their new numbers, of the same shape."""
+        """Codes of the codebook int64 [B, N] -> their new numbers [B, N]."""
         numbers = self.numbers[ids]
         if self.unknown != "random":
             return numbers
-        return torch.where(numbers < self.vocab_size, numbers, torch.randint_like(numbers, self.vocab_size))
+        places = torch.arange(ids.shape[1], device=ids.device)
+        mixed = (ids + MULTIPLIER * (places + 1)) * MULTIPLIER % (1 << 32) >> 8
+        return torch.where(numbers < self.vocab_size, numbers, mixed % self.vocab_size)
 
     def old(self, numbers: torch.Tensor) -> torch.Tensor:
         """New numbers int64 -> codes of the codebook."""

@@ -143,7 +143,7 @@ class VectorQuantizer(Codebook, Quantizer):
             if learning:
                 self.collect(flat, ids, usage)
         if self.renumbering is not None:
-            ids = self.renumbering.new(ids)
+            ids = self.renumbering.new(ids.view(vectors.shape[:-1])).flatten()
             usage = count_by_code(ids, self.vocab_size)
         return Quantized(self.project_out(passed), ids.view(*vectors.shape[:-1], 1), losses, usage)
 
