@@ -144,7 +144,7 @@ class CocoPanoptic(SplitDataset[LiveRows | StoredRows]):
         entries, missing = self._load("train")
         if not entries:
             return entries, missing
-        part = hold_out(len(entries), absent, self.config.holdout, self.config.seed)[split]
+        part = hold_out((entry.image.name for entry in entries), absent, self.config.holdout, self.config.seed)[split]
         return [entries[i] for i in part], missing if split == "train" else []
 
     def _load(self, split: str) -> tuple[list[Entry], list[str]]:

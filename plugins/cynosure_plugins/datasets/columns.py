@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -15,6 +15,7 @@ from cynosure.data.augment import resize_image, resize_nearest
 from cynosure.data.pictures import load_picture
 from cynosure.errors import DataError, did_you_mean
 from cynosure_plugins.datasets.pixels import centre_box
+from cynosure_plugins.datasets.splits import ending
 
 Field = Literal["image", "caption", "label", "depth", "degraded"]
 USUAL: Mapping[str, tuple[str, ...]] = {
@@ -28,22 +29,39 @@ USUAL: Mapping[str, tuple[str, ...]] = {
 PICTURES = ("image", "degraded")
 
 
-def find_columns(available: Iterable[str], chosen: Mapping[str, str]) -> dict[str, str]:
-    """Field -> source column, possibly dotted ('json.caption'); raises DataError for one that does not exist."""
-    available = list(available)
+def find_columns(features: Mapping[str, Any], chosen: Mapping[str, str]) -> dict[str, str]:
+    """Field -> source column, possibly dotted ('json.caption'), out of what a source's rows have by name.
+
+    Raises DataError for a column that does not exist.
+    """
+    available = list(features)
     free = [name for name in available if name not in chosen.values()]
     columns = {}
     for field, usual in USUAL.items():
         column = chosen.get(field) or next((name for name in usual if name in free), None)
         if column is None:
             continue
-        if column.split(".")[0] not in available:
-            hint = did_you_mean(column, available) or "."
-            raise DataError(f"the source has no column '{column}' for {field}{hint} It has {', '.join(available)}")
+        if (names := _instead(features, column)) is not None:
+            hint = did_you_mean(column, names) or "."
+            raise DataError(f"the source has no column '{column}' for {field}{hint} It has {', '.join(names)}")
         columns[field] = column
     if not columns.keys() & set(PICTURES):
         raise DataError(f"which column holds the pictures? Set `columns.image` to one of {', '.join(available)}")
     return columns
+
+
+def _instead(features: Mapping[str, Any], column: str) -> list[str] | None:
+    """What there is in place of a column that does not exist, dotted as far as that does; None for one that does."""
+    here: Any = features
+    before = ""
+    for part in column.split("."):
+        here = here[0] if isinstance(here, list) else getattr(here, "feature", here)
+        if not isinstance(here, Mapping):
+            return [before.removesuffix(".")]
+        if part not in here:
+            return [before + name for name in here]
+        here, before = here[part], f"{before}{part}."
+    return None
 
 
 @dataclass(frozen=True)
@@ -64,18 +82,18 @@ class Reader:
             if value is None and field != "caption":
                 raise DataError(f"{name} has no {field}")
             if field in PICTURES:
-                row[field] = load_picture(_encoded(value), name).image
+                row[field] = load_picture(_encoded(value), None if isinstance(value, str) else name).image
             elif field == "depth":
                 row[field] = _depth(value, name, self.depth_scale)
             else:
-                row[field] = _caption(value) if field == "caption" else _label(value, name)
+                row[field] = _caption(value, name) if field == "caption" else _label(value, name)
         return _resized(row, self.size) if self.size else row
 
     def identity(self, raw: Mapping[str, Any]) -> bytes:
         """What makes a row itself, wherever it lies: the encoded picture, or the end of its path."""
         value = self._picture(raw)
         if isinstance(value, Mapping):
-            return value.get("bytes") or "/".join(Path(str(value.get("path"))).parts[-2:]).encode()
+            return value.get("bytes") or ending(str(value.get("path"))).encode()
         return np.ascontiguousarray(value).tobytes()
 
     def _picture(self, raw: Mapping[str, Any]) -> Any:
@@ -88,8 +106,11 @@ class Reader:
 
 
 def _pick(raw: Mapping[str, Any], column: str) -> Any:
+    """The value of a column, possibly dotted; within lists that of the first."""
     value: Any = raw
     for part in column.split("."):
+        if isinstance(value, (list, tuple)):
+            value = value[0] if value else None
         value = value.get(part) if isinstance(value, Mapping) else None
     return value
 
@@ -119,11 +140,18 @@ def _depth(value: Any, name: str, scale: float) -> np.ndarray:
     return np.where(np.isfinite(metres) & (metres > 0), metres, 0).astype(np.float32)
 
 
-def _caption(value: Any) -> str:
+def _caption(value: Any, name: str) -> str:
     """Of several captions the first; none is an empty one."""
     if isinstance(value, (list, tuple)):
         value = value[0] if value else None
-    return "" if value is None else str(value)
+    if isinstance(value, bytes):
+        try:
+            value = value.decode()
+        except UnicodeDecodeError as error:
+            raise DataError(f"the caption of '{name}' is no UTF-8 text; choose another column for it") from error
+    if value is not None and not isinstance(value, str):
+        raise DataError(f"the caption of '{name}' must be text, not {value!r}; choose another column for it")
+    return value or ""
 
 
 def _label(value: Any, name: str) -> int:

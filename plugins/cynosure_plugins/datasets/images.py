@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from functools import cached_property, partial
 from pathlib import Path
@@ -18,7 +18,16 @@ from cynosure_plugins.datasets import columns as columns_
 from cynosure_plugins.datasets.pixels import Size, height_width
 from cynosure_plugins.datasets.rows import LiveRows, StoredRows
 from cynosure_plugins.datasets.sources import Kind, kind_of, open_source
-from cynosure_plugins.datasets.splits import HOLD_OUT_AT_MOST, SPLITS, Holdout, SplitDataset, assign, hold_out, spread
+from cynosure_plugins.datasets.splits import (
+    HOLD_OUT_AT_MOST,
+    SPLITS,
+    Holdout,
+    SplitDataset,
+    assign,
+    ending,
+    hold_out,
+    spread,
+)
 from cynosure_plugins.datasets.store import key_of, read_all
 from cynosure_plugins.datasets.streams import Held, StreamRows
 
@@ -98,7 +107,14 @@ class Images(SplitDataset[LiveRows | StoredRows | StreamRows]):
             table = self._table(self._given[split])
             return table, np.arange(len(table))
         table = self._table(self._training(split))
-        return table, hold_out(len(table), self._absent, self.config.holdout, self.config.seed)[split]
+        return table, hold_out(self._identities(table), self._absent, self.config.holdout, self.config.seed)[split]
+
+    def _identities(self, table: Any) -> Iterable[str]:
+        """Of rows in a folder the ends of their paths, of others their numbers: pictures inside files are not read."""
+        if self.kind == "folder":
+            values = table[next(self._columns[field] for field in columns_.PICTURES if field in self._columns)]
+            return [ending(value["path"]) for value in values]
+        return map(str, range(len(table)))
 
     def _streamed(self, split: str) -> StreamRows:
         config, reader, held = self.config, self._reader, split not in self._given

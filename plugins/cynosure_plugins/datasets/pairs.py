@@ -28,7 +28,7 @@ from cynosure_plugins.datasets.pairing import (
 )
 from cynosure_plugins.datasets.pixels import Size, height_width
 from cynosure_plugins.datasets.rows import LiveRows, StoredRows
-from cynosure_plugins.datasets.splits import SPLITS, Holdout, SplitDataset, hold_out, spread
+from cynosure_plugins.datasets.splits import SPLITS, Holdout, SplitDataset, ending, hold_out, spread
 from cynosure_plugins.datasets.store import key_of, read_all
 
 
@@ -113,7 +113,7 @@ class Pairs(SplitDataset[LiveRows | StoredRows]):
         gone = {pair.image for pair in taken}
         truths = [truth for truth in distinct_truths(pairs) if truth not in gone]
         absent = [name for name in SPLITS[1:] if name not in self._folders and name not in listed]
-        part = hold_out(len(truths), absent, self.config.holdout, self.config.seed)[split]
+        part = hold_out(map(ending, truths), absent, self.config.holdout, self.config.seed)[split]
         return of_truths(pairs, {truths[i] for i in part}), left_out if split == "train" else []
 
     def _paired_in(self, folders: Folders) -> tuple[list[Pair], list[str]]:

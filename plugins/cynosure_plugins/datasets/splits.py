@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Annotated, Any, Generic, TypeVar
 
 import numpy as np
@@ -75,24 +76,39 @@ def assign(available: Iterable[str]) -> dict[str, str]:
     return given
 
 
-def hold_out(count: int, absent: Sequence[str], holdout: float, seed: int) -> Mapping[str, np.ndarray]:
-    """Sorted positions, out of `count` training rows, of 'train' and of every absent split; none in two of them."""
+def hold_out(identities: Iterable[str], absent: Sequence[str], holdout: float, seed: int) -> Mapping[str, np.ndarray]:
+    """Sorted positions of the training rows with these identities for 'train' and every absent split; none in two.
+
+    Those whose identities have the lowest hashes are held out: one row more or less moves one other at most, so that
+    repaired or grown data are not tested on what they were trained on.
+    """
+    order = np.argsort([_fraction(identity.encode("utf-8", "surrogateescape"), seed) for identity in identities])
+    count = len(order)
     each = int(holdout) if holdout >= 1 else min(HOLD_OUT_AT_MOST, max(1, round(holdout * count)))
     if absent and len(absent) * each >= count:
         raise DataError(
             f"{count} training rows are too few to hold out {' and '.join(absent)} data from; "
             "name rows for them with `splits`, or lower `holdout`"
         )
-    order = np.random.default_rng(seed).permutation(count)
     parts = {split: order[i * each : (i + 1) * each] for i, split in enumerate(absent)}
     return {split: np.sort(part) for split, part in (parts | {"train": order[len(absent) * each :]}).items()}
 
 
+def ending(path: str | Path) -> str:
+    """What identifies a file wherever its folder lies: its name and its folder's."""
+    return "/".join(Path(path).parts[-2:])
+
+
 def hashed_split(identity: bytes, absent: Sequence[str], fraction: float, seed: int) -> str:
     """The split of a streamed row by its identity alone, so that no order, shard or resume moves it to another."""
-    digest = hashlib.blake2b(identity, digest_size=8, key=str(seed).encode()).digest()
-    number = int(int.from_bytes(digest, "big") / 2**64 / fraction)
+    number = int(_fraction(identity, seed) / fraction)
     return absent[number] if number < len(absent) else "train"
+
+
+def _fraction(identity: bytes, seed: int) -> float:
+    """A hash in [0, 1]."""
+    digest = hashlib.blake2b(identity, digest_size=8, key=str(seed).encode()).digest()
+    return int.from_bytes(digest, "big") / 2**64
 
 
 def spread(count: int, limit: int | None) -> np.ndarray:

@@ -19,9 +19,10 @@ MULTIPLIER = 2654435761
 class Renumbering(nn.Module):
     """`used` are the n codes that become 0 to n - 1, in this order; what the others become is `unknown`.
 
-    `extra` is a code of their own, n, that stands for the first codeword in use; `random` any code, by the place and the
-    code that was there, so that nothing depends on when it is asked; a number that code. These are the choices of taming-transformers' VQGAN (`remap`). A vector that fell on one
-    of the others is still passed on as its own codeword; only its code says something else.
+    `extra` is a code of their own, n, that stands for the first codeword in use; `random` any code, by the place and
+    the code that was there, so that nothing depends on when it is asked; a number that code. These are the choices of
+    taming-transformers' VQGAN (`remap`). A vector that fell on one of the others is still passed on as its own
+    codeword; only its code says something else.
     """
 
     used: torch.Tensor
