@@ -119,6 +119,7 @@ def test_five_mistakes_are_all_reported_at_their_lines(host):
             "train: {refit: {tasks: [dept]}}",
             "train.refit.tasks.0: no task of this recipe is named 'dept', did you mean",
         ),
+        ("train: {refit: {tasks: []}}", "train.refit.tasks"),
         ("train: {stages: [codes, codes]}", "train.stages: names a stage twice"),
         ("train: {stages: []}", "train.stages: names no stage"),
         ("train: {stages: [prior, codes]}", "train.stages: each stage learns from those before"),

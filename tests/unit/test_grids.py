@@ -37,6 +37,12 @@ def test_big_pictures_shrink_and_keep_their_aspect():
     assert fit(plain(RED, (3, 4000)), 100).size == (100, 1), "a strip must not vanish"
 
 
+@pytest.mark.parametrize("size", [(300, 2), (1, 1), (2, 400)])
+def test_the_thinnest_pictures_are_shown_too(size):
+    sheet = grid([[plain(RED, size)]], ["input"], cell=32)
+    assert np.asarray(sheet)[..., 0].max() > 200 > np.asarray(sheet)[..., 1].min()
+
+
 def test_every_picture_stands_in_its_own_column_and_row():
     sheet = grid([[plain(RED), plain(BLUE)], [None, plain((20, 250, 20))]], ["input", "depth\nin metres"], cell=64)
     red, blue, green = (box_of(sheet, c) for c in (RED, BLUE, (20, 250, 20)))

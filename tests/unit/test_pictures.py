@@ -187,6 +187,8 @@ def test_find_pictures_says_what_it_did_not_find(tmp_path):
             find_pictures([pattern])
     with pytest.raises(DataError, match="no picture was named"):
         find_pictures([])
+    with pytest.raises(DataError, match="File name too long"):
+        find_pictures(["x" * 300])
 
 
 def test_sample_photographs_come_with_an_installed_package():

@@ -152,6 +152,16 @@ def test_a_bad_source_is_named_and_can_be_collected(predictor, tmp_path):
     assert np.array_equal(depth_of(last), depth_of(predictor.predict([photo(), photo(), photo(1)], "depth")[2]))
 
 
+def test_what_a_task_finds_wrong_with_one_source_is_collected_too(predictor, session):
+    """Readable, and yet no row of the task: depths of another size than their picture."""
+    good = dict(session.rows("depth", "test")[0])
+    bad = {**good, "depth": good["depth"][::2]}
+    first, error, last = predictor.predict([good, bad, good], "depth", codes="oracle", on_error="collect")
+    assert isinstance(error, DataError) and isinstance(first, Prediction)
+    alone = predictor.predict([good, good, good], "depth", codes="oracle")
+    np.testing.assert_allclose(depth_of(last), depth_of(alone[2]), rtol=1e-5)
+
+
 def test_wishes_that_cannot_be_met_say_why(predictor):
     with pytest.raises(CynosureError, match="depth, colorization"):
         predictor.predict(photo())
@@ -161,6 +171,10 @@ def test_wishes_that_cannot_be_met_say_why(predictor):
         predictor.predict(photo(), "depth", codes="oracle")
     with pytest.raises(CynosureError, match="samples"):
         predictor.predict(photo(), "depth", samples=0)
+    with pytest.raises(CynosureError, match="'orcale', did you mean 'oracle'"):
+        predictor.predict(photo(), "depth", codes="orcale")
+    with pytest.raises(CynosureError, match="batch_size"):
+        predictor.predict(photo(), "depth", batch_size=-1)
 
 
 def test_a_row_that_holds_the_truth_can_use_oracle_codes(predictor, session):
@@ -296,6 +310,12 @@ def test_predict_without_any_good_source_is_an_error(run, tmp_path):
 )
 def test_answers_never_share_a_file_name(sources, names):
     assert command.file_names(sources) == names
+
+
+def test_a_name_in_any_script_fits_a_file_system():
+    """These have room for 255 bytes, in which an answer's task and kind stand too."""
+    (name,) = command.file_names(["\u732b" * 83 + ".png"])
+    assert 50 < len(name) and len(f"{name}.panoptic-10_color.png".encode()) < 255
 
 
 @pytest.mark.parametrize("name", ["a.depth.png", "a.depth-2.png", "a.depth_color.png", "a.depth.json", "grid.png"])

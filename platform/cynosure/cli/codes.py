@@ -12,7 +12,7 @@ from cynosure.cli.app import host_of
 from cynosure.cli.checked import check_device, check_output, write_text
 from cynosure.cli.predict import file_names, find_sources, finish, refuse_to_overwrite, save
 from cynosure.cli.sampling import Guidance, Steps, Temperature, TopK, TopP, given_sampling
-from cynosure.errors import CynosureError
+from cynosure.errors import CynosureError, DataError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -86,9 +86,14 @@ def codes(
                 bad[str(answer.source)] = str(answer.error)
                 continue
             path = output / f"{files[answer.index]}.{name}"
+            steered = bool(keep or resample or set_code)
+            try:
+                known = _known(answer, spec, keep or [], resample or [], set_code or []) if steered else None
+            except DataError as error:
+                bad[str(answer.source)] = str(error)
+                continue
             told = _explain(predictor, answer, path, batch_size, seed)
-            if keep or resample or set_code:
-                known = _known(answer, spec, keep or [], resample or [], set_code or [])
+            if known is not None:
                 told |= _steer(predictor, answer, known, path, samples, seed + 1, sampling, batch_size)
             write_text(file := path.with_name(f"{path.name}.codes.json"), json.dumps(told) + "\n")
             typer.echo(file)
@@ -111,19 +116,22 @@ def _explain(predictor: Predictor, answer: Answer, path: Path, batch_size: int |
     from cynosure.run.codes import report
 
     first = answer.predictions[0]
-    if first.codes is None:
-        raise CynosureError("the answer came without its codes: disable the plugin whose cynosure_predict made it")
-    found = report(predictor, answer.row, first.task.name, first.codes, batch_size, seed)
+    found = report(predictor, answer.row, first.task.name, _codes(answer), batch_size, seed)
     _draw(codes_picture(predictor, answer.row, first, found), path.with_name(f"{path.name}.codes.png"))
     return {"source": str(answer.source), "task": first.task.name, **found.to_dict(_size(answer))}
+
+
+def _codes(answer: Answer) -> np.ndarray:
+    codes = answer.predictions[0].codes
+    if codes is None:
+        raise CynosureError("the answer came without its codes: disable the plugin whose cynosure_predict made it")
+    return codes
 
 
 def _known(answer: Answer, spec: CodeSpec, keep: list[str], resample: list[str], replace: list[str]) -> np.ndarray:
     from cynosure.run.steering import fix
 
-    codes = answer.predictions[0].codes
-    assert codes is not None
-    return fix(codes, spec, _size(answer), keep, resample, replace)
+    return fix(_codes(answer), spec, _size(answer), keep, resample, replace)
 
 
 def _steer(

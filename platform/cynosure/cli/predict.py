@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 GRID = "grid.png"
 GRID_ROWS = 24
+NAME_BYTES = 160
 """A grid shows no more sources than this; it is for a look, not for thousands."""
 THUMBNAIL, LABEL = 288, 28
 """Pixels of a picture and characters of a name in the grid."""
@@ -188,8 +189,9 @@ def _clashes(names: Sequence[str]) -> Iterator[bool]:
 
 
 def _plain(text: str) -> str:
-    """A text as part of a file name."""
-    return re.sub(r"[^\w.()+-]+", "_", text).strip("_")[:80] or "_"
+    """A text as part of a file name, which has 255 bytes in most file systems."""
+    plain = re.sub(r"[^\w.()+-]+", "_", text).strip("_")[:80]
+    return plain.encode()[:NAME_BYTES].decode(errors="ignore") or "_"
 
 
 def refuse_to_overwrite(sources: Sequence[str], output: Path, answers: Sequence[str], grid: bool = False) -> None:

@@ -168,7 +168,7 @@ class PriorStage(StageSettings):
 
 
 class RefitStage(StageSettings):
-    tasks: list[str] | None = Field(None, description="tasks to refit; null for all")
+    tasks: Annotated[list[str], Field(min_length=1)] | None = Field(None, description="tasks to refit; null for all")
     sampled: Share = Field(0.7, description="share of examples that use codes sampled from the prior")
     examples: Size = Field(2048, description="examples whose codes are sampled")
     temperature: Amount = Field(0.7, description="sampling temperature")

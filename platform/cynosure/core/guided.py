@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Literal, final
+from typing import Literal, final, get_args
 
 import torch
 from torch import nn
@@ -14,7 +14,7 @@ from cynosure.core.dropout import keep_mask
 from cynosure.core.freezing import freeze
 from cynosure.core.records import Batch, Codes, Encoded, Prediction, SampleSettings, Shapes, StepOutput
 from cynosure.core.shards import is_sharded
-from cynosure.errors import CynosureError
+from cynosure.errors import CynosureError, unknown
 
 Stage = Literal["codes", "prior", "refit"]
 CodeSource = Literal["prior", "oracle", "random", "none"]
@@ -182,10 +182,12 @@ class GuidedModel(nn.Module):
             return self.encode(batch)
         if source == "random":
             return self._random_codes(seeds)
+        if source != "prior":
+            raise CynosureError(unknown("source of codes", source, get_args(CodeSource)))
         if settings.known is not None and (settings.known >= 0).all():
             return Codes(settings.known, self.tokenizer.spec)
         if self.prior is None:
-            raise CynosureError("this model has no trained prior: run stage prior (--resume), or use --codes none.")
+            raise CynosureError("this model has no trained prior: train one (init.from this run), or use --codes none.")
         check_settings(settings, self.prior, self.tokenizer.spec)
         return self.prior.sample(batch.inputs, batch.task, settings, seeds)
 

@@ -194,19 +194,19 @@ def micro_batches(
     if any(d.streams for d in data.values()):
         workers = min(workers, 1)
     batches = MicroBatches(data, mixture, start, stop, rank, world)
-    loader = torch.utils.data.DataLoader(
-        batches, batch_size=None, num_workers=workers, worker_init_fn=_leave_signals_to_the_main_process
-    )
+    loader = torch.utils.data.DataLoader(batches, batch_size=None, num_workers=workers, worker_init_fn=_begin_worker)
     for found in loader:
         if isinstance(found, CynosureError):
             raise found
         yield found
 
 
-def _leave_signals_to_the_main_process(worker: int) -> None:
-    """Schedulers signal all processes of a job; one whose worker died could not finish its step and save."""
+def _begin_worker(worker: int) -> None:
+    """Schedulers signal all processes of a job; one whose worker died could not finish its step and save. And a stream
+    of `datasets` that knew of the worker would mix its rows in another order than without one."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    torch.utils.data._utils.worker._worker_info = None
 
 
 def evaluation_batches(

@@ -122,20 +122,27 @@ def find_pictures(patterns: Sequence[str | Path]) -> list[Path]:
     found: dict[Path, None] = {}
     for pattern in patterns:
         path = Path(pattern).expanduser()
-        if path.is_dir():
-            matches = sorted(p for p in path.rglob("*") if _is_picture(p))
-            if not matches:
-                raise DataError(f"the folder '{pattern}' holds no picture (looked for {_suffix_list()})")
-        elif path.exists():
-            matches = [path]
-        else:
-            matches = sorted(p for p in map(Path, glob.glob(str(path), recursive=True)) if _is_picture(p))
-            if not matches:
-                raise DataError(f"'{pattern}' is no file or folder, and no picture matches it; check the path")
-        found.update(dict.fromkeys(matches))
+        try:
+            found.update(dict.fromkeys(_matches(path, pattern)))
+        except OSError as error:  # a name that is too long, a folder that may not be read
+            raise DataError(f"'{pattern}' cannot be looked for: {error.strerror}; check the path") from error
     if not found:
         raise DataError("no picture was named; give files, folders or globs such as 'photos/*.jpg'")
     return list(found)
+
+
+def _matches(path: Path, pattern: str | Path) -> list[Path]:
+    if path.is_dir():
+        matches = sorted(p for p in path.rglob("*") if _is_picture(p))
+        if not matches:
+            raise DataError(f"the folder '{pattern}' holds no picture (looked for {_suffix_list()})")
+        return matches
+    if path.exists():
+        return [path]
+    matches = sorted(p for p in map(Path, glob.glob(str(path), recursive=True)) if _is_picture(p))
+    if not matches:
+        raise DataError(f"'{pattern}' is no file or folder, and no picture matches it; check the path")
+    return matches
 
 
 def sample_photographs() -> list[tuple[str, np.ndarray]]:

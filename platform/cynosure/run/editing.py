@@ -67,12 +67,12 @@ class Selection:
             raise CynosureError(f"a picture expands by 0 pixels or more on each side, not {min(self.expand)}")
         left, top, right, bottom = self.expand
         if (size[0] + top + bottom) * (size[1] + left + right) > MAX_PIXELS:
-            raise CynosureError(f"the expanded picture would have more than {MAX_PIXELS // 1_000_000} million pixels")
+            raise DataError(f"the expanded picture would have more than {MAX_PIXELS // 1_000_000} million pixels")
         border = ((top, bottom), (left, right))
         chosen = np.pad(chosen, border, constant_values=True)
         if not chosen.any():
             black = "black" if self.invert else "white"
-            raise CynosureError(f"there is nothing to draw anew: give a mask with some {black}, a box, or expand")
+            raise DataError(f"there is nothing to draw anew: give a mask with some {black}, a box, or expand")
         whole = np.pad(image, (*border, (0, 0)), mode="edge")
         return Canvas(whole, chosen, None if alpha is None else np.pad(alpha, border, constant_values=255))
 

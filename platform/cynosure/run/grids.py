@@ -169,6 +169,8 @@ def font(size: int) -> Any:
 def _rounded(size: tuple[int, int], inset: int = 0) -> Image.Image:
     """A mask with round corners, `inset` pixels smaller on every side; drawn four times as large for smooth edges."""
     mask = Image.new("L", (size[0] * 4, size[1] * 4), 0)
+    if min(size) <= 2 * inset:
+        return mask.resize(size)
     box = (4 * inset, 4 * inset, 4 * (size[0] - inset) - 1, 4 * (size[1] - inset) - 1)
     ImageDraw.Draw(mask).rounded_rectangle(box, 4 * (CORNER - inset), 255)
     return mask.resize(size, Image.Resampling.LANCZOS)

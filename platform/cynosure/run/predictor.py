@@ -166,7 +166,9 @@ class Predictor:
             known = np.stack([check_codes(each, spec_of(self.model)) for each in every])
             settings, codes = replace(settings, known=torch.from_numpy(known)), "prior"
             samples = max(samples, len(known))
-        size = batch_size or self.recipe.eval.batch_size
+        size = self.recipe.eval.batch_size if batch_size is None else batch_size
+        if size < 1:
+            raise CynosureError(f"batch_size is how many answers are made at a time, 1 or more, not {size}")
         return self._answers(sources, chosen, samples, seed, settings, codes, size)
 
     def generate(
@@ -265,21 +267,38 @@ class Predictor:
         while part := list(islice(numbered, max(1, size // samples))):
             read = [_read(task, index, source, codes) for index, source in part]
             good = [answer for answer in read if not answer.error]
-            rows = [answer.row for answer in good for _ in range(samples)]
-            known = settings.known
-            if known is not None and len(known) > 1:
-                known = known.repeat(len(good), 1, 1)
-            keys = torch.tensor([answer.index for answer in good], dtype=torch.long).repeat_interleave(samples)
-            seeds = row_seeds(seed, keys, torch.arange(samples).repeat(len(good)))
-            predictions: list[Prediction] = []
+            answered = iter(self._answered(good, task, samples, seed, settings, codes, size))
+            yield from (answer if answer.error else next(answered) for answer in read)
+
+    def _answered(
+        self,
+        good: list[Answer],
+        task: Task,
+        samples: int,
+        seed: int,
+        settings: SampleSettings,
+        codes: CodeSource,
+        size: int,
+    ) -> list[Answer]:
+        """Sources that could be read with their predictions, or with what the task says is wrong with one."""
+        rows = [answer.row for answer in good for _ in range(samples)]
+        known = settings.known
+        if known is not None and len(known) > 1:
+            known = known.repeat(len(good), 1, 1)
+        keys = torch.tensor([answer.index for answer in good], dtype=torch.long).repeat_interleave(samples)
+        seeds = row_seeds(seed, keys, torch.arange(samples).repeat(len(good)))
+        found: list[Prediction] = []
+        try:
             for start in range(0, len(rows), size):
                 here = slice(start, start + size)
                 asked = settings if known is None or len(known) == 1 else replace(settings, known=known[here])
-                predictions += self._request(Request(task, rows[here], seeds[here], asked, codes))
-            for answer in good:
-                answer.predictions.extend(predictions[:samples])
-                del predictions[:samples]
-            yield from read
+                found += self._request(Request(task, rows[here], seeds[here], asked, codes))
+        except DataError as error:
+            if len(good) == 1:
+                return [replace(good[0], error=error)]
+            alone = (self._answered([each], task, samples, seed, settings, codes, size) for each in good)
+            return [answer for answers in alone for answer in answers]
+        return [replace(answer, predictions=found[i * samples : (i + 1) * samples]) for i, answer in enumerate(good)]
 
     def _request(self, request: Request) -> list[Prediction]:
         predictions = self.host.predict(self, request)

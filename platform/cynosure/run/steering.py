@@ -83,13 +83,13 @@ def in_box(box: Box, spec: CodeSpec, size: tuple[int, int] | None) -> np.ndarray
 def box_mask(box: Box, size: tuple[int, int]) -> np.ndarray:
     """The pixels of a picture of `size` (H, W) in a box (left, top, right, bottom), bool [H, W].
 
-    Its right and lower edges are outside. Raises CynosureError for a box that lies outside of the picture.
+    Its right and lower edges are outside. Raises DataError for a box that lies outside of the picture.
     """
     height, width = size
     left, top, right, bottom = max(box[0], 0), max(box[1], 0), min(box[2], width), min(box[3], height)
     if left >= right or top >= bottom:
         named = f"{box[0]},{box[1]}:{box[2]},{box[3]}"
-        raise CynosureError(f"the box {named} holds no pixel of the picture, which is {width}x{height}: x0,y0:x1,y1")
+        raise DataError(f"the box {named} holds no pixel of the picture, which is {width}x{height}: x0,y0:x1,y1")
     mask = np.zeros(size, dtype=bool)
     mask[top:bottom, left:right] = True
     return mask

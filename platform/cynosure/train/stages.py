@@ -61,7 +61,7 @@ def check_stages(recipe: Recipe, processes: int) -> None:
 def stage_tasks(recipe: Recipe, stage: Stage) -> list[str]:
     """Keys of the tasks that a stage trains."""
     chosen = recipe.train.refit.tasks if stage == "refit" else None
-    return [key for key in chosen or recipe.tasks if recipe.tasks[key].weight > 0]
+    return [key for key in (recipe.tasks if chosen is None else chosen) if recipe.tasks[key].weight > 0]
 
 
 def micro_batches_per_step(recipe: Recipe, stage: Stage, processes: int) -> int:
