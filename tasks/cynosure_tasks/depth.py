@@ -60,8 +60,10 @@ class Depth(Task):
         return self.config.bins if self.config.encoding == "bins" else 1
 
     def prepare(self, row: Mapping[str, Any], rng: np.random.Generator, train: bool) -> Example:
-        """DataError where depth is NaN or infinite; negative depth is missing."""
+        """DataError where depth is no [H, W], NaN or infinite; negative depth is missing."""
         depth = None if row.get("depth") is None else np.asarray(row["depth"], dtype=np.float32)
+        if depth is not None and depth.ndim != 2:
+            raise DataError(f"{row_name(row)}: depth must be one number a pixel [H, W], not {list(depth.shape)}")
         if depth is not None and not np.isfinite(depth).all():
             raise DataError(f"{row_name(row)}: depth holds NaN or infinity; write 0 where depth is missing")
         how = self.config.augment if train else "none"

@@ -130,7 +130,9 @@ def test_unknown_category_names_the_file_the_id_and_the_known_ones(tmp_path):
 
 def test_the_json_of_instances_is_told_from_that_of_panoptic_segments(tmp_path):
     write_split(tmp_path, "train", 12)
-    (tmp_path / "panoptic_train.json").write_text('{"categories": [{"id": 7}], "annotations": [{"image_id": 1}]}')
+    (tmp_path / "panoptic_train.json").write_text(
+        '{"categories": [{"id": 7, "name": "cat"}], "annotations": [{"image_id": 1}]}'
+    )
     with pytest.raises(DataError, match="without file_name, segments_info"):
         dataset(tmp_path).rows("train")
 

@@ -35,8 +35,8 @@ def weights_digest(*modules: nn.Module) -> str:
 
 
 def data_digest(data: TaskData) -> str:
-    """A hash of a few examples as training sees them, spread over all rows, and of what the dataset says its rows are
-    made from: it tells other data, repaired data, and other options."""
+    """A hash of a few examples as training sees them, spread over all rows, and of what the rows say they are made from
+    (`key`, where a dataset gives its rows one): it tells other data and other options, and with a key repaired rows."""
     digest = hashlib.sha256(str(getattr(data.rows, "key", "")).encode())
     for index in np.linspace(0, len(data.rows) - 1, min(DIGESTED, len(data.rows)), dtype=int):
         example = data.example(int(index), 0)

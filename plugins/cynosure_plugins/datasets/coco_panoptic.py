@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -26,6 +27,8 @@ from cynosure_plugins.datasets.splits import SPLITS, Holdout, SplitDataset, hold
 from cynosure_plugins.datasets.store import key_of, read_all
 
 Split = Literal["train", "validation", "test"]
+ID_END = 1 << 24
+"""The first segment id that no colour stands for."""
 FOLDERS = {"train": ("train2017", "train"), "validation": ("val2017", "val", "validation"), "test": ("test",)}
 
 
@@ -56,9 +59,15 @@ class Entry:
                 f"'{self.panoptic}' is {colours.shape[1]}x{colours.shape[0]} pixels "
                 f"but its picture is {image.shape[1]}x{image.shape[0]}"
             )
+        ids = rgb_to_ids(colours)
+        if self.segments and not np.isin(ids, list(self.segments)).any():
+            raise DataError(
+                f"'{self.panoptic}' holds none of its segments' ids (R + 256 G + 65536 B of its colours): take the PNG "
+                "that belongs to the JSON"
+            )
         if size:
-            image, colours = resize_image(image, size), resize_nearest(colours, size)
-        labels = self._labels(rgb_to_ids(colours))
+            image, ids = resize_image(image, size), resize_nearest(ids, size)
+        labels = self._labels(ids)
         names = {"image_id": self.image_id, "file_name": self.panoptic.name}
         return {"image": image, "panoptic": labels[..., :2], "crowd": labels[..., 2], **names}
 
@@ -164,7 +173,8 @@ class CocoPanoptic(SplitDataset[LiveRows | StoredRows]):
         classes = {c["id"]: i for i, c in enumerate(self._categories, start=1)}
         if self.config.categories and [c["id"] for c in document.get("categories", ())] != list(classes):
             raise DataError(f"'{file}' has other categories than COCO 2017; take `categories: coco` out of the recipe")
-        pictures = {i["id"]: i["file_name"] for i in document.get("images", ())}
+        images = [(_field(i, "file_name", str, "an image", file), i.get("id")) for i in document.get("images", ())]
+        pictures = {number: name for name, number in images}
         entries, missing = [], []
         for annotation in document["annotations"]:
             if lacking := {"file_name", "segments_info", "image_id"} - set(annotation):
@@ -198,6 +208,11 @@ class CocoPanoptic(SplitDataset[LiveRows | StoredRows]):
         categories = self._document(file).get("categories")
         if not categories:
             raise DataError(f"'{file}' lists no categories; use the JSON that was published with the PNGs")
+        for category in categories:
+            _field(category, "name", str, "a category", file)
+        numbers = [_field(category, "id", int, "a category", file) for category in categories]
+        if twice := [number for number, times in Counter(numbers).items() if times > 1]:
+            raise DataError(f"'{file}' has several categories with the id {twice[0]}: give each its own")
         return categories
 
     @cached_property
@@ -231,8 +246,12 @@ def _read_at(entries: Sequence[Entry], size: tuple[int, int] | None, index: int)
 
 def _segments(annotation: Mapping[str, Any], classes: Mapping[int, int], file: Path) -> dict[int, tuple[int, int, int]]:
     segments = {}
-    for number, segment in enumerate(annotation["segments_info"], start=1):
-        category = segment["category_id"]
+    what = f"a segment of '{annotation['file_name']}'"
+    listed = _field(annotation, "segments_info", list, f"an annotation of '{annotation['file_name']}'", file)
+    for number, segment in enumerate(listed, start=1):
+        category = _field(segment, "category_id", int, what, file)
+        if not 0 <= _field(segment, "id", int, what, file) < ID_END:
+            raise DataError(f"'{file}' has {what} with the id {segment['id']}; the PNGs' colours end at {ID_END - 1}")
         if category not in classes:
             known = ", ".join(map(str, classes))
             raise DataError(
@@ -242,6 +261,14 @@ def _segments(annotation: Mapping[str, Any], classes: Mapping[int, int], file: P
         label = classes[category]
         segments[segment["id"]] = (0, 0, label) if segment.get("iscrowd") else (label, number, 0)
     return segments
+
+
+def _field(entry: Any, name: str, kind: type, what: str, file: Path) -> Any:
+    """A value of an entry; DataError, which says `what` the entry is, where it is missing or of another kind."""
+    value = entry.get(name) if isinstance(entry, Mapping) else None
+    if not isinstance(value, kind) or isinstance(value, bool):
+        raise DataError(f"'{file}' has {what} whose {name} is {value!r}, and must be of type {kind.__name__}")
+    return value
 
 
 def _read_json(file: Path) -> dict[str, Any]:
