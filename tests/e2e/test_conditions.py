@@ -13,6 +13,7 @@ from PIL import Image
 
 from cynosure.build import Session
 from cynosure.cli.app import main
+from cynosure.data.files import palette
 from cynosure.data.scenes import CLASSES
 from cynosure.run.loading import load
 from cynosure.train.checkpoint import MODEL, read_tensors
@@ -112,6 +113,11 @@ def test_a_segmentation_becomes_pictures(folder: Path, tmp_path: Path, capsys: p
     made = {name: [file.read_bytes() for file in sorted((tmp_path / name).glob("*.png"))] for name in "abc"}
     assert len(made["a"]) == 4 and made["a"] == made["b"] != made["c"]
     assert Image.open(tmp_path / "a" / "0.generation-1.png").size == (16, 16)
+    assert command("predict", folder / "pictures", tmp_path / "in", "--grid", "-o", tmp_path / "sheet") == 0
+    with Image.open(tmp_path / "sheet/grid.png") as sheet:
+        colours = {colour for _, colour in sheet.convert("RGB").getcolors(1 << 24) or ()}
+    shown = palette(256, vivid=False)[[0, 1, 3]].tolist()
+    assert {tuple(colour) for colour in shown} <= colours, "the maps are not shown"
     assert command("generate", folder / "pictures") == 2
     assert "from a segmentation, whose file `cynosure predict` reads" in capsys.readouterr().err
 

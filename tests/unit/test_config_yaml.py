@@ -25,7 +25,8 @@ def test_scalars_are_what_they_look_like(text, value):
 @pytest.mark.parametrize(
     "value",
     ["08", "00007", "1e3", "5e10", "0_8", "0x1F", "1:30", "no", "yes", "on", "null", "~", "", ".5", ".inf", "<<", "-",
-     "a: b", "2020-01-01", "é", 8, 1e-5, 1e22, 0.5, float("inf"), True, None, [1, "1"], {"08": "08"}],
+     "a: b", "2020-01-01", "é", "a\x85b", "a\u2028b",
+     8, 1e-5, 1e22, 0.5, float("inf"), True, None, [1, "1"], {"08": "08"}],
 )  # fmt: skip
 def test_what_is_written_is_read_back_as_it_was(value):
     """A folder of classes called 00007, 00008 must not come back as numbers when its model is loaded."""

@@ -40,6 +40,13 @@ class _Dumper(yaml.SafeDumper):
     """Quotes the words that YAML 1.1 would read as something else, as ever, and those that `_Loader` would: `08`."""
 
 
+def _text(dumper: yaml.SafeDumper, text: str) -> yaml.Node:
+    """In quotes where characters that end lines for YAML alone would be read as spaces."""
+    style = '"' if re.search("[\x85\u2028\u2029]", text) else None
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style)
+
+
+_Dumper.add_representer(str, _text)
 for _tag, (_pattern, _first) in _SCALARS.items():
     for _class in (_Loader, _Dumper):
         _class.add_implicit_resolver(_tag, re.compile(rf"^(?:{_pattern})$"), ["" if c == "\0" else c for c in _first])

@@ -15,6 +15,9 @@ from PIL import Image
 VOID = (24, 24, 28)
 """The colour of pixels that have no answer."""
 
+CLASSES = 256
+"""Of a map whose classes are not known; any more share colours."""
+
 _PICTURES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif"}
 
 # A rainbow of even steps, near-black blue to deep red; interpolated into a table of 256 colours.
@@ -148,3 +151,15 @@ def depth_to_rgb(depth: np.ndarray, near: float, far: float) -> np.ndarray:
     colors = _spectrum()[np.clip(closeness * 255, 0, 255).astype(int)]
     colors[missing] = VOID
     return colors
+
+
+def map_to_rgb(values: np.ndarray, classes: bool) -> np.ndarray:
+    """A map as it was given -> uint8 [H, W, 3]: class numbers [H, W, ...] in colours, or other numbers [H, W] in grey,
+    the largest white."""
+    values = values.reshape(*values.shape[:2], -1)[..., 0]
+    if classes:
+        return palette(CLASSES, vivid=False)[values.astype(np.int64) % CLASSES]
+    numbers = np.nan_to_num(values.astype(np.float32), posinf=0, neginf=0)
+    low, high = numbers.min(), numbers.max()
+    grey = np.round((numbers - low) / (high - low or 1) * 255).astype(np.uint8)
+    return np.repeat(grey[..., None], 3, axis=-1)

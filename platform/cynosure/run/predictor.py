@@ -17,6 +17,7 @@ import torch
 from cynosure.core.contracts import Task
 from cynosure.core.guided import CodeSource, GuidedModel
 from cynosure.core.records import Prediction, SampleSettings
+from cynosure.data.files import map_to_rgb
 from cynosure.data.loading import collate
 from cynosure.data.pictures import load_map, load_picture, to_uint8
 from cynosure.errors import CynosureError, DataError, unknown
@@ -364,9 +365,13 @@ def reads_pictures(task: Task) -> bool:
 
 
 def row_picture(task: Task, row: Mapping[str, Any]) -> np.ndarray | None:
-    """The first picture of a row to look at, uint8 [H, W, 3], if it has one; of several the task's input."""
+    """The first picture of a row to look at, uint8 [H, W, 3], if it has one; of several the task's input, which may be
+    a map."""
     picture = _first_picture(task, row)
-    return None if picture is None else to_uint8(picture)
+    if picture is not None:
+        return to_uint8(picture)
+    shown = next((name for name in task.inputs if name in MAPS and name in row), None)
+    return None if shown is None else map_to_rgb(np.asarray(row[shown]), classes=shown == "panoptic")
 
 
 def _first_picture(task: Task, row: Mapping[str, Any]) -> np.ndarray | None:
