@@ -106,5 +106,13 @@ def test_merge_replaces_a_component_whose_name_changes():
     assert merged("p: {name: a, x: 1}", "p: {name: a, y: 2}").data == {"p": {"name": "a", "x": 1, "y": 2}}
 
 
+def test_merge_gives_options_to_a_bare_name():
+    """As --set does: `quantizer: fsq` below, only its levels above."""
+    got = merged("model: {quantizer: fsq}", "model: {quantizer: {levels: [3, 3]}}").data
+    assert got == {"model": {"quantizer": {"name": "fsq", "levels": [3, 3]}}}
+    other = merged("model: {quantizer: fsq}", "model: {quantizer: {name: vq, dim: 4}}").data
+    assert other == {"model": {"quantizer": {"name": "vq", "dim": 4}}}
+
+
 def test_merge_replaces_values_of_another_form():
     assert merged("a: {x: 1}\nb: 1", "a: 3\nb: {y: 2}").data == {"a": 3, "b": {"y": 2}}

@@ -195,13 +195,16 @@ def dump_yaml(data: Any) -> str:
 def merge(base: Document, over: Document) -> Document:
     """`over` laid on `base`: mappings key by key, everything else replaced.
 
-    A mapping whose `name` changes replaces the other whole, because it describes another component.
+    A mapping whose `name` changes replaces the other whole, because it describes another component; what is a bare name
+    below, a mapping without one gives options.
     """
     places: dict[Key, str] = {}
 
     def both(low: Any, high: Any, path: Key) -> Any:
         if path in over.places:
             places[path] = over.places[path]
+        if isinstance(low, str) and isinstance(high, Mapping) and "name" not in high:
+            low = {"name": low}
         if not (isinstance(low, Mapping) and isinstance(high, Mapping)) or _renamed(low, high):
             places.update({key: at for key, at in over.places.items() if key[: len(path)] == path})
             return high
