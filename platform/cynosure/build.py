@@ -109,7 +109,8 @@ def _build(recipe: Recipe, host: Host) -> GuidedModel:
     except ValueError as error:
         raise ConfigError([Problem("", "model", str(error))]) from error
     weights = {key: task.loss_weight for key, task in recipe.tasks.items()}
-    return GuidedModel(tasks, shapes, base, tokenizer, prior, model.code_dropout, weights, criteria)
+    prior_weights = {key: task.prior_weight for key, task in recipe.tasks.items()}
+    return GuidedModel(tasks, shapes, base, tokenizer, prior, model.code_dropout, weights, criteria, prior_weights)
 
 
 def _check_sampling(recipe: Recipe, prior: Prior, shapes: Shapes) -> None:

@@ -204,6 +204,15 @@ def test_a_loss_weight_scales_the_task_s_own_terms(model: GuidedModel, batch: Ba
     assert float(weighted.loss - plain.loss) == pytest.approx(2 * float(plain.logs["depth"]), rel=1e-5)
 
 
+def test_a_prior_weight_scales_what_codes_cost(model: GuidedModel, batch: Batch) -> None:
+    model.set_stage(None)
+    plain = model(batch, "prior")
+    model.prior_weights = {"depth": 3.0}
+    weighted = model(batch, "prior")
+    assert plain.logs["nll"] == weighted.logs["nll"], "logs show the terms as they are"
+    assert float(weighted.loss) == pytest.approx(3 * float(plain.loss), rel=1e-5)
+
+
 def test_logs_are_detached_and_add_up(model: GuidedModel, batch: Batch) -> None:
     model.set_stage("codes")
     model.code_dropout = 0.0

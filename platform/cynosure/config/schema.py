@@ -98,7 +98,8 @@ class TaskUse(BaseModel):
         description="how often the task is drawn, relative to the others; 0 keeps it in the model, untrained",
     )
     batch_size: Size = Field(8, description="examples per micro-batch")
-    loss_weight: Positive = Field(1.0, description="factor on the task's loss")
+    loss_weight: Positive = Field(1.0, description="factor on the task's loss in stages `codes` and `refit`")
+    prior_weight: Positive = Field(1.0, description="factor on what its codes cost in stage `prior`")
 
     @property
     def options(self) -> dict[str, Any]:

@@ -35,6 +35,7 @@ class GuidedModel(nn.Module):
         code_dropout: float = 1.0,
         loss_weights: Mapping[str, float] | None = None,
         criteria: Sequence[Criterion] = (),
+        prior_weights: Mapping[str, float] | None = None,
     ) -> None:
         super().__init__()
         self.tasks = dict(tasks)
@@ -44,7 +45,7 @@ class GuidedModel(nn.Module):
         self.prior = prior
         self.criteria = nn.ModuleList(criteria)
         self.code_dropout = code_dropout
-        self.loss_weights = dict(loss_weights or {})
+        self.loss_weights, self.prior_weights = dict(loss_weights or {}), dict(prior_weights or {})
         if prior is not None and tokenizer is not None:
             prior.attach(tokenizer)
         self.frozen: frozenset[str] = frozenset()  # names in `state_dict` that no stage changes
@@ -119,7 +120,8 @@ class GuidedModel(nn.Module):
         logs = {k: v.detach() for k, v in losses.items()}
         if codes.probabilities is not None:
             logs["entropy"] = codes.entropy()
-        return StepOutput(torch.stack(list(losses.values())).sum(), logs)
+        weight = self.prior_weights.get(batch.task, 1.0)
+        return StepOutput(weight * torch.stack(list(losses.values())).sum(), logs)
 
     def _encode(self, batch: Batch) -> Encoded | None:
         if self.tokenizer is None:

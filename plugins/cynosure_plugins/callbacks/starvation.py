@@ -88,6 +88,11 @@ class Watch:
         """Log lines in a block."""
         return min(max(self.steps // self.log_every // BLOCKS, SHORTEST), LONGEST)
 
+    @property
+    def _weight(self) -> str:
+        """The key that weighs a task in this stage."""
+        return "prior_weight" if self.stage == "prior" else "loss_weight"
+
     def hardly_seen(self) -> Iterator[Finding]:
         """Known before the first step."""
         for task, supply in self.supplies.items():
@@ -136,7 +141,7 @@ class Watch:
             first, last = self._levels[task][0].mean, self._levels[task][-1].mean
             detail = (
                 f"in stage {self.stage} its loss went from {first:.3g} to {last:.3g} while the others' fell by "
-                f"{fallen:.0%}; raise tasks.{task}.loss_weight, or look at its data."
+                f"{fallen:.0%}; raise tasks.{task}.{self._weight}, or look at its data."
             )
             yield Finding(task, "does not learn", detail)
 
@@ -157,7 +162,7 @@ class Watch:
             since = self._ends[-4] if len(self._ends) > 3 else 0
             detail = (
                 f"its loss rose from {levels[0].mean:.3g} to {levels[2].mean:.3g} since step {since} of stage "
-                f"{self.stage} while the others' fell; raise tasks.{task}.weight or loss_weight."
+                f"{self.stage} while the others' fell; raise tasks.{task}.weight or {self._weight}."
             )
             yield Finding(task, "gets worse", detail)
 
