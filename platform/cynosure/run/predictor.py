@@ -67,6 +67,18 @@ class Answer:
     error: DataError | None = None
 
 
+@dataclass(frozen=True)
+class _Wish:
+    """What all sources of a call are asked, `size` rows at a time."""
+
+    task: Task
+    samples: int
+    seed: int
+    settings: SampleSettings
+    codes: CodeSource
+    size: int
+
+
 class Predictor:
     """A model with its recipe and plugins. Made by `cynosure.load`."""
 
@@ -170,7 +182,7 @@ class Predictor:
         size = self.recipe.eval.batch_size if batch_size is None else batch_size
         if size < 1:
             raise CynosureError(f"batch_size is how many answers are made at a time, 1 or more, not {size}")
-        return self._answers(sources, chosen, samples, seed, settings, codes, size)
+        return self._answers(sources, _Wish(chosen, samples, seed, settings, codes, size))
 
     def generate(
         self,
@@ -254,51 +266,33 @@ class Predictor:
         """How the prior is sampled: what is given, else what the recipe says, else what suits the number of samples."""
         return sample_settings(self.recipe, sampling, samples=samples)
 
-    def _answers(
-        self,
-        sources: Iterable[Any],
-        task: Task,
-        samples: int,
-        seed: int,
-        settings: SampleSettings,
-        codes: CodeSource,
-        size: int,
-    ) -> Iterator[Answer]:
+    def _answers(self, sources: Iterable[Any], wish: _Wish) -> Iterator[Answer]:
         numbered = enumerate(sources)
-        while part := list(islice(numbered, max(1, size // samples))):
-            read = [_read(task, index, source, codes) for index, source in part]
-            good = [answer for answer in read if not answer.error]
-            answered = iter(self._answered(good, task, samples, seed, settings, codes, size))
+        while part := list(islice(numbered, max(1, wish.size // wish.samples))):
+            read = [_read(wish.task, index, source, wish.codes) for index, source in part]
+            answered = iter(self._answered([answer for answer in read if not answer.error], wish))
             yield from (answer if answer.error else next(answered) for answer in read)
 
-    def _answered(
-        self,
-        good: list[Answer],
-        task: Task,
-        samples: int,
-        seed: int,
-        settings: SampleSettings,
-        codes: CodeSource,
-        size: int,
-    ) -> list[Answer]:
+    def _answered(self, good: list[Answer], wish: _Wish) -> list[Answer]:
         """Sources that could be read with their predictions, or with what the task says is wrong with one."""
+        samples, size, known = wish.samples, wish.size, wish.settings.known
         rows = [answer.row for answer in good for _ in range(samples)]
-        known = settings.known
         if known is not None and len(known) > 1:
             known = known.repeat(len(good), 1, 1)
         keys = torch.tensor([answer.index for answer in good], dtype=torch.long).repeat_interleave(samples)
-        seeds = row_seeds(seed, keys, torch.arange(samples).repeat(len(good)))
+        seeds = row_seeds(wish.seed, keys, torch.arange(samples).repeat(len(good)))
         found: list[Prediction] = []
         try:
             for start in range(0, len(rows), size):
                 here = slice(start, start + size)
-                asked = settings if known is None or len(known) == 1 else replace(settings, known=known[here])
-                found += self._request(Request(task, rows[here], seeds[here], asked, codes))
+                asked = wish.settings
+                if known is not None and len(known) > 1:
+                    asked = replace(asked, known=known[here])
+                found += self._request(Request(wish.task, rows[here], seeds[here], asked, wish.codes))
         except DataError as error:
             if len(good) == 1:
                 return [replace(good[0], error=error)]
-            alone = (self._answered([each], task, samples, seed, settings, codes, size) for each in good)
-            return [answer for answers in alone for answer in answers]
+            return [answer for each in good for answer in self._answered([each], wish)]
         return [replace(answer, predictions=found[i * samples : (i + 1) * samples]) for i, answer in enumerate(good)]
 
     def _request(self, request: Request) -> list[Prediction]:
