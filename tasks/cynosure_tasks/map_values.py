@@ -59,7 +59,7 @@ def _inverse_depth(row: Mapping[str, Any], config: MapConfig) -> np.ndarray:
         raise DataError(f"{row_name(row)}: depth must be finite numbers [H, W], not {depth.dtype} {list(depth.shape)}")
     depth = depth.astype(np.float32)
     if config.depth_maps == "distance":
-        depth = np.divide(1, depth, out=np.zeros_like(depth), where=depth > 0)
+        depth = np.divide(1, depth, out=np.zeros_like(depth), where=depth >= np.finfo(np.float32).tiny)
     low, high = depth.min(), depth.max()
     return (depth - low) / (high - low) * 2 - 1 if high > low else np.zeros_like(depth)
 
@@ -67,14 +67,19 @@ def _inverse_depth(row: Mapping[str, Any], config: MapConfig) -> np.ndarray:
 def _classes(row: Mapping[str, Any], column: str, config: MapConfig) -> np.ndarray:
     """Of a panoptic map (class, instance) [H, W, 2], or of a file's numbers [H, W]."""
     values = np.asarray(row[column])
-    if values.ndim not in (2, 3) or values.dtype.kind not in "bui":
+    panoptic = values.ndim == 3 and values.shape[2] == 2
+    if not (values.ndim == 2 or panoptic) or values.dtype.kind not in "bui":
         raise DataError(
             f"{row_name(row)}: a segmentation is whole numbers [H, W], not {values.dtype} {list(values.shape)}"
         )
     classes = values.astype(np.int64)
-    classes = classes[..., 0].clip(0) if values.ndim == 3 else (classes + config.shift) % LEVELS
-    if classes.max() >= config.labels:
-        raise DataError(
-            f"{row_name(row)}: the segmentation holds class {classes.max()}, but classes are 0 to {config.labels - 1}"
-        )
+    if panoptic:
+        classes = classes[..., 0].clip(0)
+    elif config.shift:
+        classes = (classes + config.shift) % LEVELS
+    for wrong in (classes.min(), classes.max()):
+        if not 0 <= wrong < config.labels:
+            raise DataError(
+                f"{row_name(row)}: the segmentation holds class {wrong}, but classes are 0 to {config.labels - 1}"
+            )
     return classes

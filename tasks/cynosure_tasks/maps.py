@@ -6,11 +6,11 @@ Source: VQGAN (Esser et al. 2021, section 3.2), whose conditions with an extent 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from cynosure import hookimpl
 from cynosure.core.contracts import DatasetInfo
@@ -25,12 +25,20 @@ from cynosure_tasks.pictures import PictureConfig, PictureTask, resized
 class Maps(PictureTask):
     """`values` of a prediction: 'rgb' uint8 [H, W, 3], a depth map in grey, near is bright, or classes in colours.
 
-    Depth maps have the losses l1 and l2, segmentations the cross entropy of their classes. Networks see what encoder
-    `codes` shows its own: one plane in [-1, 1], or one a class, 0 or 1.
+    Depth maps have the losses l1 and l2, segmentations always the cross entropy of their classes. Networks see what
+    encoder `codes` shows its own: one plane in [-1, 1], or one a class, 0 or 1.
     """
 
     class Config(PictureConfig, MapConfig):
         kind: Literal["depth", "segmentation"] = Field("depth", description="which maps")
+
+        @model_validator(mode="after")
+        def _own_losses(self) -> Self:
+            if self.cross_entropy:
+                raise ValueError(
+                    "cross_entropy is for colours: depth maps have l1 and l2, segmentations their own loss"
+                )
+            return self
 
     name = "maps"
     fields: tuple[str, ...] = ()

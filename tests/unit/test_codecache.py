@@ -15,6 +15,7 @@ from torch import nn
 
 from cynosure.core.records import Batch, Codes, CodeSpec, Example, Segment
 from cynosure.data.loading import TaskData
+from cynosure.errors import DataError
 from cynosure.progress import Progress
 from cynosure.train.codecache import BATCH, cached_codes, data_digest, weights_digest
 
@@ -81,6 +82,29 @@ def test_only_what_training_reads_is_encoded(tmp_path: Path) -> None:
     longer = kept(tmp_path / "codes.npy", more, batches=5)
     assert np.array_equal(longer[known], codes[known]) and (longer[..., 0, 0] >= 0).sum() == 5 * 4
     assert more.batches == 1
+
+
+class Ranks:
+    """An accelerator beside another process, whose file knows other codes."""
+
+    process_index, num_processes, is_main_process, device = 0, 1, True, torch.device("cpu")
+
+    def gather(self, told: torch.Tensor) -> torch.Tensor:
+        return torch.cat([told, told + 1])
+
+
+def test_processes_whose_files_differ_make_them_anew(tmp_path: Path) -> None:
+    """Else one would wait for another that has nothing to do."""
+    codes = np.array(kept(tmp_path / "codes.npy", Oracle(), batches=3))
+    oracle, places = Oracle(), data().places(3, 1)
+    again = cached_codes(tmp_path / "codes.npy", data(), places, SPEC, oracle, Ranks(), Progress(), "codes")  # type: ignore[arg-type]
+    assert oracle.batches == 1 and np.array_equal(again, codes)
+
+
+def test_a_row_without_codes_is_an_error_and_no_code(tmp_path: Path) -> None:
+    source = replace(data(), codes=kept(tmp_path / "codes.npy", Oracle(), batches=3))
+    with pytest.raises(DataError, match="remove the folder cache"):
+        source.batch(30, 0, 1)
 
 
 @pytest.mark.parametrize("picks", [None, np.array([2, 3, 5, 7, 11])], ids=["all rows", "some rows"])

@@ -14,6 +14,7 @@ from cynosure.core.contracts import DatasetInfo
 from cynosure.data.loading import collate
 from cynosure.data.pictures import load_map
 from cynosure.errors import CynosureError, DataError
+from cynosure.run.predictor import read_row
 from cynosure_tasks.generation import Generation
 from cynosure_tasks.maps import Maps
 
@@ -119,7 +120,51 @@ def test_files_hold_numbers(tmp_path: Path) -> None:
         for source in (tmp_path / name, (tmp_path / name).read_bytes(), picture, wanted, torch.from_numpy(wanted)):
             np.testing.assert_array_equal(load_map(source), wanted)
     Image.fromarray(np.dstack([numbers, numbers, 255 - numbers])).save(tmp_path / "colour.png")
+    blue = Image.fromarray(np.dstack([0 * numbers, 0 * numbers, numbers]))
+    blue.save(tmp_path / "see-through.png", transparency=(0, 0, 7))
+    (tmp_path / "empty.png").touch()
     (tmp_path / "text.png").write_text("text")
-    for name, said in (("colour.png", "in colour"), ("text.png", "not a picture"), ("none.png", "does not exist")):
+    said_of = [("see-through.png", "in colour"), ("empty.png", "is empty")]
+    for name, said in (
+        *said_of,
+        ("colour.png", "in colour"),
+        ("text.png", "not a picture"),
+        ("none.png", "does not exist"),
+    ):
         with pytest.raises(DataError, match=said):
             load_map(tmp_path / name)
+
+
+def test_a_row_of_files_is_read_whole_whatever_its_codes(tmp_path: Path) -> None:
+    Image.new("RGB", (4, 4)).save(tmp_path / "picture.png")
+    Image.new("L", (4, 4), 9).save(tmp_path / "depth.png")
+    row = {"image": str(tmp_path / "picture.png"), "depth": str(tmp_path / "depth.png")}
+    for codes in ("prior", "oracle", "random"):
+        read = read_row(generation("depth"), row, codes)
+        assert read["depth"].shape == (4, 4) and read["image"].shape == (4, 4, 3)
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        (np.full((4, 4), 299, np.uint16), "class 299, but classes are 0 to 2"),
+        (np.full((4, 4), -1, np.int16), "class -1, but"),
+        (np.ones((1, 4, 4), np.uint8), r"whole numbers \[H, W\], not uint8 \[1, 4, 4\]"),
+        (np.ones((4, 4, 3), np.uint8), r"whole numbers \[H, W\], not uint8 \[4, 4, 3\]"),
+    ],
+)
+def test_what_is_no_segmentation_is_said(values: np.ndarray, said: str) -> None:
+    with pytest.raises(DataError, match=said):
+        seen(generation("segmentation", labels=3), panoptic=values)
+
+
+def test_many_classes_and_distances_of_nothing_are_read() -> None:
+    assert (seen(generation("segmentation", labels=400), panoptic=np.full((4, 4), 299, np.uint16)) == 299).all()
+    depth = np.full((4, 4), 1e-40, np.float32)
+    depth[0] = 2
+    assert np.isfinite(seen(generation("depth"), depth=depth)).all()
+
+
+def test_losses_that_maps_do_not_have_are_refused() -> None:
+    with pytest.raises(ValueError, match="cross_entropy is for colours"):
+        Maps.Config.model_validate({"l1": 0, "l2": 0, "cross_entropy": 1})

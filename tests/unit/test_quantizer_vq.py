@@ -197,6 +197,8 @@ def test_renumbered_codes_are_those_in_use_in_their_order() -> None:
         ({"used": (1, 1)}, "none twice"),
         ({"used": (3, 16)}, "codes 0 to 15"),
         ({"used": (3, 4), "unknown": 2}, "unknown is 2, and used codes become 0 to 1"),
+        ({"used": (3, 4), "unknown": True}, "unknown"),
+        ({"unknown": "extra"}, "give used, too"),
     ],
 )
 def test_codes_that_cannot_be_renumbered(options: dict[str, Any], said: str) -> None:

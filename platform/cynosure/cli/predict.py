@@ -27,8 +27,9 @@ if TYPE_CHECKING:
 
 GRID = "grid.png"
 GRID_ROWS = 24
-NAME_BYTES = 160
 """A grid shows no more sources than this; it is for a look, not for thousands."""
+NAME_BYTES = 160
+"""Of a text or a name in a file's name, to which more is added."""
 THUMBNAIL, LABEL = 288, 28
 """Pixels of a picture and characters of a name in the grid."""
 

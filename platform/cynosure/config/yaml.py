@@ -192,18 +192,22 @@ def dump_yaml(data: Any) -> str:
     return yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
 
 
+NAMED = (("model",), ("data",))
+"""Sections of a recipe in which a text is the name of a component."""
+
+
 def merge(base: Document, over: Document) -> Document:
     """`over` laid on `base`: mappings key by key, everything else replaced.
 
-    A mapping whose `name` changes replaces the other whole, because it describes another component; what is a bare name
-    below, a mapping without one gives options.
+    A mapping whose `name` changes replaces the other whole, because it describes another component; a model's part or
+    a data set that is a bare name below gets options from a mapping without one.
     """
     places: dict[Key, str] = {}
 
     def both(low: Any, high: Any, path: Key) -> Any:
         if path in over.places:
             places[path] = over.places[path]
-        if isinstance(low, str) and isinstance(high, Mapping) and "name" not in high:
+        if path[:1] in NAMED and isinstance(low, str) and isinstance(high, Mapping) and "name" not in high:
             low = {"name": low}
         if not (isinstance(low, Mapping) and isinstance(high, Mapping)) or _renamed(low, high):
             places.update({key: at for key, at in over.places.items() if key[: len(path)] == path})

@@ -109,6 +109,8 @@ class TaskData:
         if self.codes is None:
             return None
         ids = np.stack([self.codes[place] for place in places]).astype(np.int64)
+        if ids.min() < 0:
+            raise DataError(f"the kept codes of task {self.task.name} lack a row: remove the folder cache of the run")
         if self.sampled is not None:
             chosen = np.stack([self.sampled[place] for place in places]).astype(np.int64)
             draws = np.array([np.random.default_rng((self.seed, 7, int(slot))).random() for slot in slots])

@@ -97,6 +97,7 @@ def load_map(
         return load_map(_contents(Path(source).expanduser(), name or str(source)), name or str(source))
     if isinstance(source, (bytes, bytearray, memoryview)):
         name = name or f"the {len(source)} bytes"
+        _require_content(bytes(source), name)
         with _damage_told(name), Image.open(io.BytesIO(source)) as image:
             return load_map(image, name)
     if not isinstance(source, Image.Image):
@@ -107,7 +108,7 @@ def load_map(
         numbers = np.array(source)
     if numbers.ndim == 2:
         return numbers
-    colours = numbers[..., : len(source.getbands()) - source.has_transparency_data]
+    colours = numbers[..., : len(source.getbands()) - (source.getbands()[-1] in "Aa")]
     if (colours != colours[..., :1]).any():
         raise DataError(f"'{name}' is in colour; a map has one number a pixel: save it in grey or with a palette")
     return colours[..., 0]
@@ -173,7 +174,7 @@ def to_uint8(levels: np.ndarray) -> np.ndarray:
 
 
 def _contents(path: Path, name: str) -> bytes:
-    """What a file holds; never nothing."""
+    """What a file holds."""
     if path.is_dir():
         raise DataError(f"'{name}' is a folder, not a picture")
     try:
@@ -182,14 +183,16 @@ def _contents(path: Path, name: str) -> bytes:
         raise DataError(f"'{name}' does not exist; check the path") from None
     except OSError as error:
         raise DataError(f"'{name}' cannot be read: {error.strerror or error}") from error
-    if not data:
-        raise DataError(f"'{name}' is empty (0 bytes); fetch or export it again")
     return data
 
 
-def _from_bytes(data: bytes, name: str, bits: Bits) -> Picture:
+def _require_content(data: bytes, name: str) -> None:
     if not data:
         raise DataError(f"'{name}' is empty (0 bytes); fetch or export it again")
+
+
+def _from_bytes(data: bytes, name: str, bits: Bits) -> Picture:
+    _require_content(data, name)
     with _damage_told(name), warnings.catch_warnings():
         # Our own limit follows; Pillow's advice on large or odd files would only repeat it.
         warnings.simplefilter("ignore")

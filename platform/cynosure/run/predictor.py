@@ -341,7 +341,7 @@ def read_row(task: Task, source: Any, codes: CodeSource = "prior") -> dict[str, 
             row[name] = picture.image
             if picture.alpha is not None and name in needed:
                 row["alpha"] = picture.alpha
-    row |= {name: load_map(row[name]) for name in MAPS if name in row and name in needed}
+    row |= {name: load_map(row[name]) for name in MAPS if name in row and name in (*needed, *task.inputs)}
     return row
 
 

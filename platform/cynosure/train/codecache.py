@@ -65,12 +65,14 @@ def cached_codes(
     """
     shape = (len(data.rows), data.views, spec.length, spec.depth)
     kept = _read(path, shape)
-    found = accelerator.reduce(torch.tensor(float(kept is not None), device=accelerator.device), "sum")
-    if kept is None or found.item() < accelerator.num_processes:
-        kept = np.full(shape, -1, np.int32)
-    unknown = places[kept[places[:, 0], places[:, 1], 0, 0] < 0]
-    if not len(unknown):
+    kept = np.full(shape, -1, np.int32) if kept is None else kept
+    missing = np.flatnonzero(kept[places[:, 0], places[:, 1], 0, 0] < 0)
+    told = torch.tensor([[len(missing), int(missing.sum())]], device=accelerator.device)
+    if not bool((accelerator.gather(told) == told).all()):  # folders of several machines need not hold the same
+        kept, missing = np.full(shape, -1, np.int32), np.arange(len(places))
+    if not len(missing):
         return kept
+    unknown = places[missing]
     codes = _compute(np.array(kept), data, unknown, write, accelerator, progress, title)
     if accelerator.is_main_process:
         write_whole(path, lambda temporary: _save(temporary, codes))

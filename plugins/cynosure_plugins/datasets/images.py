@@ -37,9 +37,9 @@ class Images(SplitDataset[LiveRows | StoredRows | StreamRows]):
 
     A row has the fields that the source has columns for: image, and caption, label, depth, degraded. Rows whose files
     are missing, damaged or no pictures are named in one warning and left out (`rows.skipped`); DataError if none stays.
-    Splits that the source lacks are held out of its training data, at random where it can be counted, and by a hash of
-    the picture where it is streamed: a StreamRows has no length, and `stream` for training. `classes` of the info names
-    the labels, when the source does: label 0 first.
+    Splits that the source lacks are held out of its training data, by a hash of a picture's path or of a row's number,
+    and of the picture itself where it is streamed: a StreamRows has no length, and `stream` for training. `classes` of
+    the info names the labels, when the source does: label 0 first.
     """
 
     class Config(PartConfig):

@@ -79,8 +79,8 @@ def assign(available: Iterable[str]) -> dict[str, str]:
 def hold_out(identities: Iterable[str], absent: Sequence[str], holdout: float, seed: int) -> Mapping[str, np.ndarray]:
     """Sorted positions of the training rows with these identities for 'train' and every absent split; none in two.
 
-    Those whose identities have the lowest hashes are held out: one row more or less moves one other at most, so that
-    repaired or grown data are not tested on what they were trained on.
+    Those whose identities have the lowest hashes are held out: a row more or less moves one other at most from part to
+    part, besides those by which the parts grow, so that grown or repaired data are not dealt out anew.
     """
     order = np.argsort([_fraction(identity.encode("utf-8", "surrogateescape"), seed) for identity in identities])
     count = len(order)

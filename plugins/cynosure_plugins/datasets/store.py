@@ -20,7 +20,7 @@ from cynosure.data.cache import cache_folder, writing_to
 from cynosure.errors import DataError
 from cynosure.progress import current_progress
 
-LAYOUT = 2
+LAYOUT = 3
 """Part of every key: raise it when what is stored changes its meaning."""
 AT_ONCE = 64
 

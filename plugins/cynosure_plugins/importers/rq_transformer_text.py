@@ -38,7 +38,8 @@ class VocabularyFiles:
     @classmethod
     def among(cls, files: Sequence[Path]) -> VocabularyFiles:
         starts = {file: _start(file) for file in files if file.is_file()}
-        tokens = tuple(file for file, start in starts.items() if start.startswith(b"{"))
+        listed = {file for file, start in starts.items() if start.startswith(b"{")}
+        tokens = tuple(file for file in listed if file.suffix not in (".yaml", ".yml"))  # YAML may be JSON
         merges = tuple(file for file, start in starts.items() if start == b"#version")
         return cls(tokens, merges)
 

@@ -67,6 +67,7 @@ def kind_of(archive: Archive, settings: Settings) -> str | None:
 
 
 def nothing(settings: Settings, sizes: Sizes) -> Condition:
+    """A start token."""
     start = settings.get("model.params.sos_token", 0)
     return Condition("none", 1, gpt_names.after_start(sizes.V, sizes.d, start))
 

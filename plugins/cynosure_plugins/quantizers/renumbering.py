@@ -6,12 +6,13 @@ Shapes: K codewords, n of them in use.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
+from pydantic import Field
 from torch import nn
 
-Unknown = Literal["random", "extra"] | int
+Unknown = Literal["random", "extra"] | Annotated[int, Field(strict=True)]
 MULTIPLIER = 2654435761
 """Of multiplicative hashing (Knuth, volume 3, section 6.4): the odd number next to 2^32 over the golden ratio."""
 

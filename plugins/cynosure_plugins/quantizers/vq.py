@@ -87,6 +87,8 @@ class VectorQuantizer(Codebook, Quantizer):
                 raise ValueError("legacy_beta needs update: gradient, whose codewords have a loss")
             if self.warmup_steps and self.update == "simvq":
                 raise ValueError("warmup_steps: 0 is all that update: simvq can do, its codewords are frozen")
+            if self.used is None and self.unknown != "random":
+                raise ValueError("unknown is about codes beside `used`: give used, too")
             if self.used is not None and (problem := wrong(self.used, self.unknown, self.vocab_size)):
                 raise ValueError(problem)
             return self
