@@ -112,7 +112,7 @@ def test_the_oracle_needs_the_answer(model: GuidedModel, batch: Batch) -> None:
 
 
 def test_the_prior_must_be_there(model: GuidedModel, batch: Batch) -> None:
-    with pytest.raises(CynosureError, match="no trained prior: run stage prior"):
+    with pytest.raises(CynosureError, match=r"no trained prior: --resume a run.*init\.from"):
         without(model, "prior").codes(batch, "prior", SETTINGS, batch.keys)
     with pytest.raises(CynosureError, match=r"stage prior needs model.prior"):
         model(batch, "prior")

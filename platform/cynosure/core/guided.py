@@ -189,7 +189,10 @@ class GuidedModel(nn.Module):
         if settings.known is not None and (settings.known >= 0).all():
             return Codes(settings.known, self.tokenizer.spec)
         if self.prior is None:
-            raise CynosureError("this model has no trained prior: train one (init.from this run), or use --codes none.")
+            raise CynosureError(
+                "this model has no trained prior: --resume a run with stage prior, train one from this with init.from, "
+                "or use --codes none."
+            )
         check_settings(settings, self.prior, self.tokenizer.spec)
         return self.prior.sample(batch.inputs, batch.task, settings, seeds)
 
