@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from commands import command
 from PIL import Image
 
 from cynosure.build import Session
-from cynosure.cli.app import main
 from cynosure.data.files import palette
 from cynosure.data.scenes import CLASSES
 from cynosure.run.loading import load
@@ -64,13 +64,6 @@ train:
   stages: [codes, prior]
   prior: {steps: 4, lr: 2e-2, views: 1}
 """
-
-
-def command(*words: object) -> int:
-    """Exit code of `cynosure WORDS`."""
-    with pytest.raises(SystemExit) as stopped:
-        main([str(word) for word in words])
-    return int(stopped.value.code or 0)
 
 
 @pytest.fixture(scope="module")

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from commands import command
 from torch import nn
 
 from cynosure.build import build_model
-from cynosure.cli.app import main
 from cynosure.config.recipe import load_recipe
 from cynosure.errors import CynosureError
 from cynosure.host import load_host
@@ -42,13 +42,6 @@ eval: {batch_size: 4, limit: 4}
 SIZES = ((64, 64), (480, 640), (37, 101), (8, 3))
 HALF_A_LEVEL = 0.501
 FORMATS = {"torch": ".pt2", "onnx": ".onnx"}
-
-
-def command(*words: object) -> int:
-    """Exit code of `cynosure WORDS`."""
-    with pytest.raises(SystemExit) as stopped:
-        main([str(word) for word in words])
-    return int(stopped.value.code or 0)
 
 
 @pytest.fixture(scope="module")

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from commands import command
 from PIL import Image
 
-from cynosure.cli.app import main
 from cynosure.errors import CynosureError, DataError
 from cynosure.run.loading import load
 
@@ -54,13 +54,6 @@ model: {prior: {encoder: null, condition_dropout: 0.0}}
 """
 NAMES = ("airplane", "bird", "car", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 PROMPTS = ("a red sphere left of a small blue box", "a cone")
-
-
-def command(*words: object) -> int:
-    """Exit code of `cynosure WORDS`."""
-    with pytest.raises(SystemExit) as stopped:
-        main([str(word) for word in words])
-    return int(stopped.value.code or 0)
 
 
 def classes(folder: Path, size: int) -> Path:

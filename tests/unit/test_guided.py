@@ -195,22 +195,19 @@ def test_codes_are_dropped_while_the_base_trains_on_the_oracle(model: GuidedMode
     assert len(losses(model, batch, "codes")) == 1
 
 
-def test_a_loss_weight_scales_the_task_s_own_terms(model: GuidedModel, batch: Batch) -> None:
+@pytest.mark.parametrize(
+    ("stage", "weights", "term"), [("codes", "loss_weights", "depth"), ("prior", "prior_weights", "nll")]
+)
+def test_a_weight_scales_the_task_s_own_terms(
+    stage: Stage, weights: str, term: str, model: GuidedModel, batch: Batch
+) -> None:
+    """Of the oracle's losses none; of the prior's all."""
     model.set_stage(None)
-    plain = model(batch, "codes")
-    model.loss_weights = {"depth": 3.0}
-    weighted = model(batch, "codes")
-    assert plain.logs["depth"] == weighted.logs["depth"], "logs show the terms as they are"
-    assert float(weighted.loss - plain.loss) == pytest.approx(2 * float(plain.logs["depth"]), rel=1e-5)
-
-
-def test_a_prior_weight_scales_what_codes_cost(model: GuidedModel, batch: Batch) -> None:
-    model.set_stage(None)
-    plain = model(batch, "prior")
-    model.prior_weights = {"depth": 3.0}
-    weighted = model(batch, "prior")
-    assert plain.logs["nll"] == weighted.logs["nll"], "logs show the terms as they are"
-    assert float(weighted.loss) == pytest.approx(3 * float(plain.loss), rel=1e-5)
+    plain = model(batch, stage)
+    setattr(model, weights, {"depth": 3.0})
+    weighted = model(batch, stage)
+    assert plain.logs[term] == weighted.logs[term], "logs show the terms as they are"
+    assert float(weighted.loss - plain.loss) == pytest.approx(2 * float(plain.logs[term]), rel=1e-5)
 
 
 def test_logs_are_detached_and_add_up(model: GuidedModel, batch: Batch) -> None:

@@ -72,8 +72,7 @@ def cached_codes(
         kept, missing = np.full(shape, -1, np.int32), np.arange(len(places))
     if not len(missing):
         return kept
-    unknown = places[missing]
-    codes = _compute(np.array(kept), data, unknown, write, accelerator, progress, title)
+    codes = _compute(kept, data, places[missing], write, accelerator, progress, title)
     if accelerator.is_main_process:
         write_whole(path, lambda temporary: _save(temporary, codes))
     return codes
@@ -81,7 +80,7 @@ def cached_codes(
 
 def _read(path: Path, shape: tuple[int, ...]) -> np.ndarray | None:
     try:
-        codes = np.load(path, mmap_mode="r")
+        codes = np.load(path, mmap_mode="c")  # what is added to it goes to another file
     except (OSError, ValueError, EOFError):
         return None
     return codes if codes.shape == shape and codes.dtype == np.int32 else None
@@ -101,7 +100,7 @@ def _compute(
     progress: Progress,
     title: str,
 ) -> np.ndarray:
-    """`codes` with those of `places` filled in."""
+    """Fills in the codes of `places`."""
     places = places[accelerator.process_index :: accelerator.num_processes]
     with progress.bar(title, len(places)) as bar:
         for part, batch in _batches(data, places):

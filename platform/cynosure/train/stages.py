@@ -61,7 +61,7 @@ def check_stages(recipe: Recipe, processes: int) -> None:
 def stage_tasks(recipe: Recipe, stage: Stage) -> list[str]:
     """Keys of the tasks that a stage trains."""
     chosen = recipe.train.refit.tasks if stage == "refit" else None
-    return [key for key in (recipe.tasks if chosen is None else chosen) if recipe.tasks[key].weight > 0]
+    return [key for key in chosen or recipe.tasks if recipe.tasks[key].weight > 0]
 
 
 def micro_batches_per_step(recipe: Recipe, stage: Stage, processes: int) -> int:
@@ -120,10 +120,11 @@ def prepare_stage(run: Run, data: dict[str, TaskData]) -> None:
     run.model.set_stage(None)
     if not (views := run.recipe.train.prior.views):
         return
-    for key in (key for key, task_data in data.items() if task_data.streams):
-        run.progress.say(f"task {key} streams: the oracle writes its codes in passing, without train.prior.views.")
     kept = {key: task_data for key, task_data in data.items() if not task_data.streams}
-    for task_data in kept.values():
+    for key, task_data in data.items():
+        if key not in kept:
+            run.progress.say(f"task {key} streams: the oracle writes its codes in passing, without train.prior.views.")
+            continue
         task_data.views = views
         if run.stage == "refit":
             task_data.picks = _picks(run, task_data)
