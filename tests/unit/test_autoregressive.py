@@ -24,6 +24,8 @@ def make(*segments: Segment, image: bool = False, **options: Any) -> Autoregress
     with torch.no_grad():
         for parameter in prior.parameters():
             parameter.add_(0.3 * torch.randn_like(parameter))
+        if prior.config.start_code:
+            prior.head.bias[0] = -20.0  # no trained model predicts the start symbol
     return prior.eval()
 
 
@@ -57,6 +59,18 @@ def test_tasks_have_priors_of_their_own() -> None:
     prior = make(Segment("guide", 6, 1, 11))
     tokens = torch.zeros(1, 6, dtype=torch.long)
     assert not torch.allclose(prior.logits({}, tokens, "a"), prior.logits({}, tokens, "b"))
+
+
+def test_a_task_that_is_added_leaves_what_the_first_has_learnt() -> None:
+    """What tells tasks apart is there from the second on, and must begin as nothing."""
+    segment, tokens = Segment("guide", 6, 1, 11), torch.randint(0, 11, (2, 6))
+    one, two = (
+        Autoregressive(CONFIG, Shapes((16, 16), dict.fromkeys(tasks, 1), CodeSpec((segment,)), 4), None).eval()
+        for tasks in ("a", "ab")
+    )
+    missing, unexpected = two.load_state_dict(one.state_dict(), strict=False)
+    assert not unexpected and all(name.startswith(("task_", "tasks.b", "starts.b")) for name in missing)
+    assert torch.equal(one.logits({}, tokens, "a"), two.logits({}, tokens, "a"))
 
 
 def test_a_position_never_sees_a_later_one() -> None:

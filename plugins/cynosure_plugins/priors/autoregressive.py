@@ -24,8 +24,10 @@ from cynosure.errors import CynosureError
 class Autoregressive(Prior):
     """p(z | x) as a product over positions (Kolesnikov et al. 2022, section 2.4).
 
-    Each task has its own start vector, and a token of its own that decoder positions attend to beside the image; the
-    published model, of one task, is `start_code: true, task_tokens: false`. Codes of depth D > 1 are written position
+    Each task has its own start vector, and a token of its own that decoder positions attend to beside the image; of
+    several, each also has an offset of its own for every position's input and for every code's logit, since what a code
+    means and how often it comes differ from task to task. The published model, of one task, is `start_code: true,
+    task_tokens: false`. Codes of depth D > 1 are written position
     by position, depth first; every position keeps to its segment's K.
 
     Raises ValueError for options that contradict each other or the codes.
@@ -43,7 +45,7 @@ class Autoregressive(Prior):
             "may predict 0 too, which then stands for the last code",
         )
         task_tokens: bool = Field(
-            True, description="a learnt vector a task beside the image; UViM has none, its models know one task each"
+            True, description="what is learnt of each task beside the image; UViM's models know one task each"
         )
         condition_dropout: float = Field(
             0.0, ge=0, lt=1, description="share of training rows without what the encoder says, which guidance needs"
@@ -68,10 +70,14 @@ class Autoregressive(Prior):
         self.tasks = nn.ParameterDict({t: nn.Parameter(torch.randn(context_dim) * 0.02) for t in named})
         self.condition = ConditionDropout(context_dim, config.condition_dropout)
         self.positions = nn.Parameter(torch.randn(1, tokens, dim) * dim**-0.5)
+        several = named if len(named) > 1 else ()
+        self.task_positions = nn.ParameterDict({t: nn.Parameter(torch.zeros(1, tokens, dim)) for t in several})
+        vocabulary = self.embedding.num_embeddings
+        self.task_biases = nn.ParameterDict({t: nn.Parameter(torch.zeros(vocabulary)) for t in several})
         blocks = [DecoderBlock(dim, config.heads, config.mlp_dim, context_dim) for _ in range(config.depth)]
         self.blocks = nn.ModuleList(blocks)
         self.norm = nn.LayerNorm(dim, eps=NORM_EPS)
-        self.head = zero_initialized(nn.Linear(dim, self.embedding.num_embeddings))
+        self.head = zero_initialized(nn.Linear(dim, vocabulary))
         self.outside: torch.Tensor | None
         self.register_buffer("outside", outside(self.spec), persistent=False)
 
@@ -86,10 +92,10 @@ class Autoregressive(Prior):
         """Teacher-forced logits [B, L*D, V] of tokens [B, L*D] in [0, V): the codes and V = K, or with `start_code` the
         codes + 1 and V = K + 1."""
         keys_values = self._project(inputs, len(tokens), task)
-        x = torch.cat([self._start(task, len(tokens)), self.embedding(tokens[:, :-1])], 1) + self.positions
+        x = torch.cat([self._start(task, len(tokens)), self.embedding(tokens[:, :-1])], 1) + self._positions(task)
         for block, kv in zip(self.blocks, keys_values, strict=True):
             x = block(x, kv)
-        logits = self.head(self.norm(x))
+        logits = self._predict(x, task)
         return logits if self.outside is None else logits.masked_fill(self.outside, -torch.inf)
 
     @torch.no_grad()
@@ -112,15 +118,15 @@ class Autoregressive(Prior):
         B, total = tokens.shape
         rows = B * copies(settings.guidance)
         keys_values = self._project(inputs, rows, task, settings.guidance)
-        x = self._start(task, rows)
+        x, positions = self._start(task, rows), self._positions(task)
         head_dim = self.config.dim // self.config.heads
         caches = [KVCache.empty(rows, self.config.heads, total, head_dim, kv[0]) for kv in keys_values]
         known = settings.known.flatten(1) if settings.known is not None else None
         for i in range(total):
-            x = x + self.positions[:, i : i + 1]
+            x = x + positions[:, i : i + 1]
             for block, kv, cache in zip(self.blocks, keys_values, caches, strict=True):
                 x = block(x, kv, cache)
-            logits = guide(self.head(self.norm(x[:, 0])), settings.guidance)
+            logits = guide(self._predict(x[:, 0], task), settings.guidance)
             if self.outside is not None:
                 logits = logits.masked_fill(self.outside[i], -torch.inf)
             token = draw(logits, settings, uniforms[:, i], i % self.spec.depth)
@@ -130,6 +136,15 @@ class Autoregressive(Prior):
     def _start(self, task: str, batch: int) -> torch.Tensor:
         start = self.embedding.weight[0] if self.config.start_code else self.starts[task]
         return start.expand(batch, 1, -1)
+
+    def _positions(self, task: str) -> torch.Tensor:
+        """[1, L*D, d]"""
+        return self.positions + self.task_positions[task] if task in self.task_positions else self.positions
+
+    def _predict(self, x: torch.Tensor, task: str) -> torch.Tensor:
+        """Outputs of the last block [..., d] -> logits [..., V]."""
+        logits = self.head(self.norm(x))
+        return logits + self.task_biases[task] if task in self.task_biases else logits
 
     def _project(
         self, inputs: Mapping[str, Any], rows: int, task: str, guidance: float = 1.0
