@@ -46,7 +46,8 @@ def alone(recipe: Any, task: str) -> list[str]:
     others = [f"tasks.{other}=null" for other in recipe.tasks if other != task]
     stages = [f"train.{stage}.accumulate=1" for stage in STAGES]
     model = [f"model.tokenizer.depth={DEPTH_ALONE}", f"model.tokenizer.quantizer.decay={decay:.4f}"]
-    return [*others, *stages, f"tasks.{task}.loss_weight=1", *model]
+    weights = [f"tasks.{task}.{weight}=1" for weight in ("loss_weight", "prior_weight")]
+    return [*others, *stages, *weights, *model]
 
 
 def measured(recipe: str, name: str, sets: list[str], folder: Path, host: Any, progress: Any) -> dict[str, Any]:

@@ -30,7 +30,9 @@ def test_single_models_see_a_task_as_the_unified_one_does(unified: ModuleType) -
     memory = sum(use.batch_size for use in whole.tasks.values()) / (1 - whole.model.tokenizer["quantizer"]["decay"])
     for task, use in whole.tasks.items():
         alone = load_recipe(unified.RECIPE, [*unified.settings(whole, 1, 3), *unified.alone(whole, task)])
-        assert list(alone.tasks) == [task] and alone.tasks[task] == use.model_copy(update={"loss_weight": 1.0})
+        assert list(alone.tasks) == [task] and alone.tasks[task] == use.model_copy(
+            update={"loss_weight": 1.0, "prior_weight": 1.0}
+        )
         remembered = use.batch_size / (1 - alone.model.tokenizer["quantizer"]["decay"])
         assert remembered == pytest.approx(memory, rel=0.01), "the codebook must remember equally many vectors"
         for stage in unified.STAGES:
