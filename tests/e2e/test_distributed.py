@@ -14,7 +14,7 @@ SPIES = """
 import hashlib, json
 from cynosure import hookimpl
 
-seen = []
+seen, losses = [], []
 
 def digest(module):
     content = b"".join(v.numpy().tobytes() for v in module.state_dict().values())
@@ -26,10 +26,14 @@ def cynosure_training_step(run, batch):
     seen.append([run.stage, run.step, batch.task, batch.keys.tolist(), codes])
 
 @hookimpl
+def cynosure_step_end(run, logs):
+    losses.append({name: value for name, value in logs.items() if name.endswith("/loss")})
+
+@hookimpl
 def cynosure_train_end(run, error):
     parts = {name: digest(getattr(run.model, name)) for name in ("base", "tokenizer", "prior")}
     file = run.directory / f"{'stopped' if error else 'finished'}{run.accelerator.process_index}.json"
-    file.write_text(json.dumps({"parts": parts, "seen": seen}))
+    file.write_text(json.dumps({"parts": parts, "seen": seen, "losses": losses}))
 """
 
 STOPS = """
@@ -73,6 +77,12 @@ def test_an_interrupt_of_one_process_stops_both_after_the_same_step(run: Path) -
     stopped, finished = both(run, "stopped"), both(run, "finished")
     assert all(r["seen"][-1][:2] == ["prior", 2] for r in stopped)
     assert all(r["seen"][0][:2] == ["prior", 3] for r in finished)
+
+
+def test_the_log_has_the_losses_of_both(run: Path) -> None:
+    """They see other rows: a log of the first one's would call a task that the second one has trouble with healthy."""
+    first, second = both(run, "finished")
+    assert first["losses"] == second["losses"] and any(first["losses"])
 
 
 def test_rows_are_shared(run: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -58,6 +59,16 @@ def test_a_task_that_is_hardly_seen_is_named_once_before_the_first_step(project:
     assert "task depth will hardly be seen" in text and "raise tasks.depth.weight" in text
     first = json.loads((project.folder / "run/log.jsonl").read_text().splitlines()[0])
     assert (first["stage"], first["step"]) == ("codes", 0) and first["warning"] in text
+
+
+def test_a_run_that_begins_anew_says_it_again(project: Project) -> None:
+    """What the attempt before had said was lost with it."""
+    begun, messages = project.folder / "run", Messages()
+    project.train("run", *RARE)
+    shutil.rmtree(begun / "checkpoints")
+    (begun / "model.safetensors").unlink()
+    project.train("run", *RARE, progress=messages)
+    assert len(warnings(messages)) == len(told(begun)) == 1
 
 
 @pytest.mark.parametrize("checkpoint", ["0-codes-00000002", "0-codes-00000004"], ids=["in a stage", "between stages"])

@@ -11,6 +11,7 @@ from tiny_runs import CODES_ONLY, INTERRUPTS, Messages, Project, log, resumed_fr
 
 from cynosure.errors import CheckpointError, TrainingError
 from cynosure.train import checkpoint as files
+from cynosure.train import interrupt
 from cynosure.train.interrupt import Stopped
 
 KILLS = """
@@ -88,11 +89,22 @@ def test_an_interrupt_saves_and_says_how_to_go_on(project: Project, finished_run
     assert log(project.folder / "run") == log(finished_run)
 
 
-@pytest.mark.parametrize(("signals", "saved"), [(["SIGTERM"], True), (["SIGINT", "SIGINT"], False)])
-def test_termination_saves_too_and_a_second_signal_stops_at_once(
-    project: Project, signals: list[str], saved: bool
+@pytest.mark.parametrize(
+    ("signals", "grace", "saved"),
+    [
+        (["SIGTERM"], -1.0, True),
+        (["SIGTERM", "SIGTERM"], -1.0, True),
+        (["SIGINT", "SIGINT"], interrupt.GRACE, True),
+        (["SIGINT", "SIGINT"], -1.0, False),
+    ],
+    ids=["terminated", "terminated by scheduler and launcher", "one key, told twice", "a second key"],
+)
+def test_termination_saves_too_and_a_second_interrupt_stops_at_once(
+    project: Project, monkeypatch: pytest.MonkeyPatch, signals: list[str], grace: float, saved: bool
 ) -> None:
-    """At once means in the middle of a step, which must not be saved."""
+    """At once means in the middle of a step, which must not be saved. A launcher passes on what its workers have been
+    told already: that is no second wish."""
+    monkeypatch.setattr(interrupt, "GRACE", grace)
     sent = "".join(f"        os.kill(os.getpid(), signal.{name})\n" for name in signals)
     project.plugin(
         "signals",
@@ -158,6 +170,16 @@ def test_resuming_with_another_recipe_names_what_differs(project: Project, finis
     run = resumed_from(finished_run, "0-codes-00000002", project)
     with pytest.raises(CheckpointError, match=r"another recipe \(train.codes.lr differ\)"):
         project.train(run, "train.codes.lr=1e-3", resume=True)
+
+
+def test_a_checkpoint_that_lost_its_state_is_named_and_not_passed_over(project: Project, finished_run: Path) -> None:
+    """Steps that are done again would find a folder of their name, and save nothing."""
+    run = resumed_from(finished_run, "0-codes-00000004", project)
+    (run / "checkpoints/0-codes-00000004" / files.STATE).unlink()
+    with pytest.raises(CheckpointError, match=r"0-codes-00000004 has lost its state\.json\. Remove .*0-codes-00000004"):
+        project.train(run, resume=True)
+    with pytest.raises(TrainingError, match="already holds a run"):
+        project.train(run)
 
 
 def test_settings_around_training_may_change_on_resume(project: Project, finished_run: Path) -> None:

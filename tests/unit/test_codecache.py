@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +18,7 @@ from cynosure.core.records import Batch, Codes, CodeSpec, Example, Segment
 from cynosure.data.loading import TaskData
 from cynosure.errors import DataError
 from cynosure.progress import Progress
-from cynosure.train.codecache import BATCH, cached_codes, data_digest, weights_digest
+from cynosure.train.codecache import BATCH, cached_codes, data_digest, model_digest
 
 SPEC = CodeSpec((Segment("codes", 2, 1, 1000),))
 ROWS = BATCH + 6
@@ -69,6 +70,23 @@ def test_codes_are_computed_once(tmp_path: Path) -> None:
     assert np.array_equal(kept(tmp_path / "codes.npy", second), codes) and second.batches == 0
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_keeps_what_is_known(tmp_path: Path, number: signal.Signals) -> None:
+    """The codes of a large data set take hours."""
+
+    class Stopped(Oracle):
+        def __call__(self, batch: Batch) -> Codes:
+            if self.batches == 1:
+                signal.raise_signal(number)
+            return super().__call__(batch)
+
+    rest = Oracle()
+    with pytest.raises(KeyboardInterrupt):
+        kept(tmp_path / "codes.npy", Stopped())
+    codes = kept(tmp_path / "codes.npy", rest)
+    assert rest.batches == 1 and np.array_equal(codes, kept(tmp_path / "others.npy", Oracle()))
+
+
 def test_only_what_training_reads_is_encoded(tmp_path: Path) -> None:
     """A short training must not wait for codes it will never see; a longer one adds to what is kept."""
     few, more = Oracle(), Oracle()
@@ -90,7 +108,7 @@ class Ranks:
     process_index, num_processes, is_main_process, device = 0, 1, True, torch.device("cpu")
 
     def gather(self, told: torch.Tensor) -> torch.Tensor:
-        return torch.cat([told, told + 1])
+        return told if told.dtype == torch.bool else torch.cat([told, told + 1])
 
 
 def test_processes_whose_files_differ_make_them_anew(tmp_path: Path) -> None:
@@ -139,16 +157,17 @@ def test_a_file_that_cannot_be_right_is_made_anew(tmp_path: Path, damage: str) -
 def test_the_digest_follows_weights_buffers_and_names() -> None:
     torch.manual_seed(0)
     module = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3))
-    digests = {weights_digest(module)}
-    assert weights_digest(module) in digests
+    digests = {model_digest({}, module)}
+    assert model_digest({}, module) in digests
     with torch.no_grad():
         module[0].bias[1] += 1e-6
-    digests.add(weights_digest(module))
+    digests.add(model_digest({}, module))
     module[1].running_mean[0] = 1e-6
-    digests.add(weights_digest(module))
-    digests.add(weights_digest(nn.ModuleDict({"a": module})))
-    digests.add(weights_digest(module, module))
-    assert len(digests) == 5
+    digests.add(model_digest({}, module))
+    digests.add(model_digest({}, nn.ModuleDict({"a": module})))
+    digests.add(model_digest({}, module, module))
+    digests.add(model_digest({"code_grid": [1, 4]}, module))  # an option without weights, which changes codes
+    assert len(digests) == 6
 
 
 def test_the_digest_of_data_follows_its_examples() -> None:

@@ -313,6 +313,19 @@ def test_differences_name_what_trains_otherwise():
     assert differences(loaded.to_yaml(), loaded) == []
 
 
+def test_data_that_have_moved_are_no_difference(tmp_path):
+    """A run goes on from where its data are now; data beside those that it began with are others."""
+    loaded, there = load_recipe("base.yaml"), tmp_path / "there"
+    name = next(iter(loaded.data))
+    before, now = (
+        loaded.model_copy(update={"data": {name: {"name": "images", "source": str(path)}}})
+        for path in (there, tmp_path)
+    )
+    assert differences(before.to_yaml(), now) == []
+    there.mkdir()
+    assert differences(before.to_yaml(), now) == [f"data.{name}.source"]
+
+
 def test_mixture_chooses_and_weighs_tasks(host):
     loaded = load_recipe("base.yaml", ["mixing.mixture=mostly_depth"], host)
     assert list(loaded.tasks) == ["depth"] and loaded.tasks["depth"].weight == 3.0

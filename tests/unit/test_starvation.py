@@ -80,10 +80,16 @@ def test_tasks_that_were_learnt_before_need_not_begin_to_learn() -> None:
     assert not [f for step, logs in lines(tasks, 0) for f in watching.add(step, logs)]
 
 
-def test_a_task_that_is_missing_from_most_lines_breaks_nothing() -> None:
-    watching = watch({**HEALTHY, "rare": falling(1, 1)})
-    for step, logs in lines(HEALTHY, 0):
-        assert not list(watching.add(step, {**logs, "rare/loss": 1.0} if step == 500 else logs))
+@pytest.mark.parametrize("every", [4, 6, 13, 100])
+@pytest.mark.parametrize("noise", [0.1, 0.3])
+def test_nothing_is_said_of_a_task_that_most_lines_are_without(every: int, noise: float) -> None:
+    """One or two values say nothing of how certain their mean is."""
+    tasks = {**HEALTHY, "rare": falling(1.2, 0.3)}
+    for seed in range(20):
+        watching = watch(tasks)
+        for step, logs in lines(tasks, seed, noise):
+            seen = {name: value for name, value in logs.items() if name != "rare/loss" or step // 10 % every == 0}
+            assert not list(watching.add(step, seen))
 
 
 # --- examples

@@ -96,12 +96,18 @@ _AROUND = {
 
 
 def differences(text: str, recipe: Recipe) -> list[str]:
-    """Dotted keys in which a resolved recipe, as YAML text, trains differently than `recipe`."""
+    """Dotted keys in which a resolved recipe, as YAML text, trains differently than `recipe`. Data that lay in a place
+    that is gone, and lie in one that is there, have moved, which is no difference."""
     old = {key: value for key, value in walk(parse_yaml(text, "recipe").data) if not isinstance(value, dict)}
     new = {key: value for key, value in walk(recipe._plain()) if not isinstance(value, dict)}
     changed = {key for key in old.keys() | new.keys() if old.get(key) != new.get(key)}
+    changed = {key for key in changed if not (key[0] == "data" and _moved(old.get(key), new.get(key)))}
     trains = [key for key in changed if key[:1] != ("eval",) and key[:2] not in _AROUND]
     return sorted({dotted(tuple(part for part in key if isinstance(part, str))) for key in trains})
+
+
+def _moved(old: object, new: object) -> bool:
+    return isinstance(old, str) and isinstance(new, str) and not Path(old).exists() and Path(new).exists()
 
 
 def resolve(source: str | Path, registry: Registry) -> Path:

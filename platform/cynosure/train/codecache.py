@@ -16,6 +16,7 @@ from cynosure.core.shards import whole
 from cynosure.data.loading import TaskData, collate
 from cynosure.progress import Progress
 from cynosure.train.checkpoint import write_whole
+from cynosure.train.interrupt import StopSignal
 
 BATCH = 64
 DIGESTED = 32
@@ -24,9 +25,9 @@ ROWS_AT_ONCE = 65536
 """Rows that are exchanged between processes in one piece."""
 
 
-def weights_digest(*modules: nn.Module) -> str:
-    """A hash of every weight and buffer, so that a cache never outlives the model it came from."""
-    digest = hashlib.sha256()
+def model_digest(options: object, *modules: nn.Module) -> str:
+    """A hash of a model's options and of every weight and buffer, so that a cache never outlives what it came from."""
+    digest = hashlib.sha256(repr(options).encode())
     for module in modules:
         for name, tensor in module.state_dict().items():
             digest.update(name.encode())
@@ -61,7 +62,7 @@ def cached_codes(
     known.
 
     Kept in `path`, together with what it held before. Processes share the work, and all of them get everything. A file
-    that is cut short or of another shape is made anew.
+    that is cut short or of another shape is made anew. Interrupted, it keeps what is known so far.
     """
     shape = (len(data.rows), data.views, spec.length, spec.depth)
     kept = _read(path, shape)
@@ -72,10 +73,13 @@ def cached_codes(
         kept, missing = np.full(shape, -1, np.int32), np.arange(len(places))
     if not len(missing):
         return kept
-    codes = _compute(kept, data, places[missing], write, accelerator, progress, title)
-    if accelerator.is_main_process:
-        write_whole(path, lambda temporary: _save(temporary, codes))
-    return codes
+    with StopSignal(notice=False) as stop:
+        _compute(kept, data, places[missing], write, accelerator, progress, title, stop)
+        if accelerator.is_main_process:
+            write_whole(path, lambda temporary: _save(temporary, kept))
+        if bool(accelerator.gather(torch.tensor([stop.requested], device=accelerator.device)).any()):
+            raise KeyboardInterrupt
+    return kept
 
 
 def _read(path: Path, shape: tuple[int, ...]) -> np.ndarray | None:
@@ -99,14 +103,18 @@ def _compute(
     accelerator: Accelerator,
     progress: Progress,
     title: str,
-) -> np.ndarray:
-    """Fills in the codes of `places`."""
+    stop: StopSignal,
+) -> None:
+    """Fills in the codes of `places`, until a stop is wished for."""
     places = places[accelerator.process_index :: accelerator.num_processes]
     with progress.bar(title, len(places)) as bar:
         for part, batch in _batches(data, places):
             codes[part[:, 0], part[:, 1]] = write(batch.to(accelerator.device)).ids.cpu().numpy()
             bar.advance(len(part))
-    return codes if accelerator.num_processes == 1 else _joined(codes, accelerator.device)
+            if stop.requested:
+                break
+    if accelerator.num_processes > 1:
+        _join(codes, accelerator.device)
 
 
 def _batches(data: TaskData, places: np.ndarray) -> Iterator[tuple[np.ndarray, Batch]]:
@@ -116,10 +124,9 @@ def _batches(data: TaskData, places: np.ndarray) -> Iterator[tuple[np.ndarray, B
         yield part, collate(data.task.name, [data.example(int(i), int(v)) for i, v in part])
 
 
-def _joined(codes: np.ndarray, device: torch.device) -> np.ndarray:
-    """Every process's part in one array: absent entries are -1, so the largest value is the code."""
+def _join(codes: np.ndarray, device: torch.device) -> None:
+    """Every process's part in the array of each: absent entries are -1, so the largest value is the code."""
     for start in range(0, len(codes), ROWS_AT_ONCE):
         piece = torch.from_numpy(codes[start : start + ROWS_AT_ONCE]).to(device)  # NCCL moves device memory only
         torch.distributed.all_reduce(piece, op=torch.distributed.ReduceOp.MAX)
         codes[start : start + ROWS_AT_ONCE] = piece.cpu().numpy()
-    return codes

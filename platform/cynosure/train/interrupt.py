@@ -1,16 +1,19 @@
-"""Stopping a run by hand: the step in progress is finished and saved, a second signal stops at once."""
+"""Stopping a run: the step in progress is finished and saved; a second interrupt, a moment later, stops at once."""
 
 from __future__ import annotations
 
 import os
 import signal
 import threading
+import time
 from types import FrameType, TracebackType
 from typing import Any
 
 from cynosure.errors import TrainingError
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+GRACE = 1.0
+"""Seconds in which one stop may reach a process several times: from a scheduler, and passed on by its launcher."""
 NOTICE = b"\nstopping after this step; interrupt again to stop at once.\n"
 
 
@@ -30,6 +33,7 @@ class StopSignal:
         self.notice = notice
         self.requested = False
         self._number = signal.SIGINT
+        self._since = 0.0
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> StopSignal:
@@ -47,7 +51,9 @@ class StopSignal:
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if self.requested:
-            raise KeyboardInterrupt
-        self.requested, self._number = True, signal.Signals(number)
+            if number == signal.SIGINT and time.monotonic() - self._since > GRACE:
+                raise KeyboardInterrupt
+            return
+        self.requested, self._number, self._since = True, signal.Signals(number), time.monotonic()
         if self.notice:
             os.write(2, NOTICE)  # print is not safe in a handler: it may have interrupted another print

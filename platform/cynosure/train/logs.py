@@ -7,6 +7,7 @@ import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -46,12 +47,17 @@ class Logs:
             self.write({"lr": lr, **self._speed(), **self._means()})
 
     def _means(self) -> dict[str, float]:
-        """Empties what was collected; one transfer from the device for all values."""
-        device, names = self.run.accelerator.device, list(self._values)
-        columns = [[v.to(device, torch.float32) for v in values] for values in self._values.values()]
-        means = torch.stack([torch.stack(column).mean() for column in columns]).tolist()
+        """Empties what was collected."""
+        means = {name: fmean(values) for name, values in self._over_processes().items()}
         self._values.clear()
-        return dict(zip(names, means, strict=True))
+        return means
+
+    def _over_processes(self) -> dict[str, list[float]]:
+        """What was collected, the mean of all processes; one transfer from the device for all values."""
+        accelerator = self.run.accelerator
+        found = [v.to(accelerator.device, torch.float32) for values in self._values.values() for v in values]
+        told = iter(accelerator.reduce(torch.stack(found), "mean").tolist() if found else ())
+        return {name: [next(told) for _ in values] for name, values in self._values.items()}
 
     def _speed(self) -> dict[str, float]:
         now, examples = time.monotonic(), self._examples * self.run.accelerator.num_processes
@@ -61,8 +67,7 @@ class Logs:
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint must keep so that the next line of a resumed run is the one it would have been."""
-        values = {name: [float(v) for v in values] for name, values in self._values.items()}
-        return {"seconds": time.monotonic() - self._start, "values": values}
+        return {"seconds": time.monotonic() - self._start, "values": self._over_processes()}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """The inverse of `state`."""

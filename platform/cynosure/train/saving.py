@@ -26,10 +26,11 @@ if TYPE_CHECKING:
 
 RECIPE = "recipe.yaml"
 FORMAT = "cynosure-1"
+_REMOVE = "Remove {} to go on from the checkpoint before it, if there is one."
 
 
 def has_progress(directory: Path) -> bool:
-    return is_finished(directory) or newest(directory) is not None
+    return is_finished(directory) or bool(files.step_directories(directory) or files.damaged_directories(directory))
 
 
 def is_finished(directory: Path) -> bool:
@@ -77,7 +78,10 @@ def prepare_folder(run: Run) -> None:
     """Remove what a kill or an earlier attempt left that does not belong to the run as it goes on from here."""
     if run.main:
         files.remove_parts(run.directory)
-        logs.rewind(run.directory / logs.FILE, run.recipe.train.stages, run.stage, run.step)
+        if newest(run.directory) is None:
+            (run.directory / logs.FILE).unlink(missing_ok=True)
+        else:
+            logs.rewind(run.directory / logs.FILE, run.recipe.train.stages, run.stage, run.step)
         files.write_text(run.directory / RECIPE, run.recipe.to_yaml())
 
 
@@ -162,6 +166,8 @@ def check_resumable(directory: Path) -> None:
 
 def resume(run: Run) -> None:
     """Load the newest training checkpoint of the run's folder; a folder without one starts from the beginning."""
+    for damaged in files.damaged_directories(run.directory):
+        raise CheckpointError(f"{damaged} has lost its {files.STATE}. {_REMOVE.format(damaged)}")
     path = newest(run.directory)
     if path is None:
         check_resumable(run.directory)
@@ -215,6 +221,4 @@ def _advice(path: Path) -> Iterator[None]:
         yield
     except (CheckpointError, KeyError) as error:
         what = f"{path / files.STATE} lacks {error}." if isinstance(error, KeyError) else str(error)
-        raise CheckpointError(
-            f"{what} Remove {path} to go on from the checkpoint before it, if there is one."
-        ) from error
+        raise CheckpointError(f"{what} {_REMOVE.format(path)}") from error

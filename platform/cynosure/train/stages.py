@@ -10,7 +10,7 @@ from cynosure.core.records import Batch, Codes, SampleSettings
 from cynosure.data.loading import TaskData
 from cynosure.data.mixing import Mixture, mixture_weights
 from cynosure.errors import DataError, TrainingError
-from cynosure.train.codecache import cached_codes, data_digest, weights_digest
+from cynosure.train.codecache import cached_codes, data_digest, model_digest
 from cynosure.train.sharding import gathered
 
 if TYPE_CHECKING:
@@ -163,7 +163,7 @@ def _add_codes(run: Run, data: TaskData, places: np.ndarray) -> None:
     """The oracle's codes of the rows and views that the stage will see."""
     model, name = run.model, data.task.name
     assert model.tokenizer is not None
-    digest = f"{weights_digest(model.tokenizer)}-{data_digest(data)}"
+    digest = f"{model_digest(run.recipe.model.tokenizer, model.tokenizer)}-{data_digest(data)}"
     file = f"{name}-{digest}-{len(data.rows)}x{data.views}-seed{data.seed}.npy"
     data.codes = cached_codes(
         run.directory / CACHE / file,
@@ -188,7 +188,8 @@ def _add_sampled(run: Run, data: TaskData, places: np.ndarray) -> None:
         assert codes is not None
         return codes
 
-    digest = f"{weights_digest(model.tokenizer, model.prior)}-{data_digest(data)}"
+    options = (run.recipe.model.tokenizer, run.recipe.model.prior)
+    digest = f"{model_digest(options, model.tokenizer, model.prior)}-{data_digest(data)}"
     of = f"{len(data)}of{len(data.rows)}x{data.views}"
     file = f"{name}-sampled-{digest}-{of}-t{settings.temperature}-seed{data.seed}.npy"
     data.sampled = cached_codes(

@@ -17,6 +17,8 @@ TINY_SHARE = 0.02
 """A task with a smaller share of the examples, which does not even see each of its rows once, is hardly seen."""
 BLOCKS, SHORTEST, LONGEST = 10, 8, 100
 """Losses are compared as means of blocks of log lines: a tenth of the stage, within these numbers of lines."""
+FEWEST = 5
+"""A task that fewer lines of a block speak of is not judged before more blocks together have so many."""
 EARLIEST = 0.2
 """Share of a stage after which a task should have learnt something."""
 STUCK, OTHERS = 0.05, 0.3
@@ -57,15 +59,15 @@ class Supply:
 
 @dataclass
 class Level:
-    """Mean of a loss over one block of log lines, and the standard error of that mean."""
+    """Mean of a loss over one block of log lines, the standard error of that mean, and the step the block ends with."""
 
     mean: float
     error: float
+    end: int
 
     @classmethod
-    def of(cls, values: list[float]) -> Level:
-        spread = statistics.stdev(values) if len(values) > 1 else 0.0
-        return cls(statistics.fmean(values), spread / math.sqrt(len(values)))
+    def of(cls, values: list[float], end: int) -> Level:
+        return cls(statistics.fmean(values), statistics.stdev(values) / math.sqrt(len(values)), end)
 
 
 @dataclass
@@ -80,7 +82,7 @@ class Watch:
     vocab_size: int = 0
     learnt: bool = False
     _lines: list[Mapping[str, float]] = field(default_factory=list)
-    _ends: list[int] = field(default_factory=list)
+    _waiting: dict[str, list[float]] = field(default_factory=dict)
     _levels: dict[str, list[Level]] = field(default_factory=dict)
 
     @property
@@ -114,9 +116,11 @@ class Watch:
         if len(self._lines) < self.block:
             return
         for task in self.supplies:
-            if losses := self._column(f"{task}/loss"):
-                self._levels.setdefault(task, []).append(Level.of(losses))
-        self._ends.append(step)
+            losses = self._waiting.pop(task, []) + self._column(f"{task}/loss")
+            if len(losses) >= FEWEST:
+                self._levels.setdefault(task, []).append(Level.of(losses, step))
+            else:
+                self._waiting[task] = losses
         if step >= EARLIEST * self.steps and step > self.warmup:
             yield from self._judge()
         self._lines.clear()
@@ -159,7 +163,7 @@ class Watch:
         seen = [other for o in others if len(other := self._levels[o]) >= 3]
         changes = [other[-1].mean - other[-3].mean for other in seen]
         if rise > max(RISE * abs(levels[0].mean), certain) and changes and statistics.median(changes) < 0:
-            since = self._ends[-4] if len(self._ends) > 3 else 0
+            since = self._levels[task][-4].end if len(self._levels[task]) > 3 else 0
             detail = (
                 f"its loss rose from {levels[0].mean:.3g} to {levels[2].mean:.3g} since step {since} of stage "
                 f"{self.stage} while the others' fell; raise tasks.{task}.weight or {self._weight}."
