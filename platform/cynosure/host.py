@@ -10,7 +10,8 @@ import importlib.util
 import inspect
 import sys
 import traceback
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from reprlib import Repr
@@ -113,7 +114,17 @@ class Host:
     # --- when a model is used
 
     def predict(self, model: Any, request: Any) -> list[Prediction] | None:
-        return self._call("cynosure_predict", model=model, request=request)
+        hook, wanted = "cynosure_predict", len(request.rows)
+        found = self._call(hook, model=model, request=request)
+        if found is None:
+            return None
+        if not isinstance(found, Iterable):
+            raise self._wrong(hook, found, "a list with a Prediction for each row")
+        with self._noted(hook):
+            answers = list(found)
+        if len(answers) != wanted:
+            raise PluginError(f"{self._named(hook)} gave {len(answers)} answers for {wanted} rows: return one for each")
+        return answers
 
     def render(self, prediction: Prediction) -> np.ndarray | None:
         return self._call("cynosure_render", prediction=prediction)
@@ -149,12 +160,36 @@ class Host:
         return self._manager.add_hookcall_monitoring(before, after)
 
     def _call(self, hook: str, **arguments: Any) -> Any:
-        try:
+        with self._noted(hook):
             return getattr(self._manager.hook, hook)(**arguments)
+
+    @contextmanager
+    def _noted(self, hook: str) -> Iterator[None]:
+        """An error inside says in a note which plugin's code raised it."""
+        try:
+            yield
         except Exception as error:
             if name := self._origin(error):
                 error.add_note(f"raised in {hook} of plugin '{name}'")
             raise
+
+    def _wrong(self, hook: str, result: Any, wanted: str) -> PluginError:
+        """The error for a result of a hook that is not what it must be."""
+        kind = type(result).__name__
+        found = (
+            "None"
+            if result is None
+            else f"the class {result.__name__}"
+            if kind == "type"
+            else f"a value of type {kind}"
+        )
+        return PluginError(f"{self._named(hook)} returned {found}: return {wanted}")
+
+    def _named(self, hook: str) -> str:
+        """A hook with the plugins that may have given its result; the built-in ones where there are no others."""
+        names = [plugin.name for plugin in self.plugins if hook in plugin.hooks]
+        names = [name for name in names if name not in self.registry.builtin] or names
+        return f"{hook} of plugin {' or '.join(repr(name) for name in names)}" if names else hook
 
     def _origin(self, error: BaseException) -> str:
         """The plugin whose code was running deepest when `error` was raised, or ''."""

@@ -1,8 +1,10 @@
 """The host loads plugins one at a time; a broken one is reported in full and breaks nothing else."""
 
 import os
+import re
 import textwrap
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -215,6 +217,28 @@ def test_error_in_a_hook_names_the_plugin(load):
     with pytest.raises(AttributeError) as caught:
         load({"good": GOOD, "buggy": source}).train_start([])
     assert caught.value.__notes__ == ["raised in cynosure_train_start of plugin 'buggy'"]
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        ("request.rows[:1]", "cynosure_predict of plugin 'wrong' gave 1 answers for 2 rows"),
+        ("(row for row in request.rows * 2)", "cynosure_predict of plugin 'wrong' gave 4 answers for 2 rows"),
+        (
+            "7",
+            "cynosure_predict of plugin 'wrong' returned a value of type int: return a list with",
+        ),
+    ],
+)
+def test_another_number_of_predictions_than_rows_names_the_plugin(load, answer, message):
+    source = f"from cynosure import hookimpl\n@hookimpl\ndef cynosure_predict(request): return {answer}"
+    with pytest.raises(PluginError, match=re.escape(message)):
+        load({"wrong": source}).predict(None, SimpleNamespace(rows=["first", "second"]))
+
+
+def test_predictions_come_as_a_list(load):
+    source = "from cynosure import hookimpl\n@hookimpl\ndef cynosure_predict(request): return iter(request.rows)"
+    assert load({"lazy": source}).predict(None, SimpleNamespace(rows=("first", "second"))) == ["first", "second"]
 
 
 def test_trace_prints_call_order_and_result_until_stopped(load):
