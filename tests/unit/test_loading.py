@@ -57,6 +57,14 @@ def test_padding_is_marked_not_valid() -> None:
         collate("numbers", [])
 
 
+def test_rows_of_unlike_columns_make_no_batch() -> None:
+    number = np.zeros(1, np.float32)
+    full, bare = Example({"x": number}, {"answer": number}), Example({"x": number}, {})
+    for examples in ([full, bare], [bare, full]):
+        with pytest.raises(DataError, match="task numbers: some rows of a batch have answer and others do not"):
+            collate("numbers", examples)
+
+
 def test_an_epoch_has_every_row_once_and_the_next_another_order() -> None:
     source = data()
     epochs = [[n for i in range(5) for n in numbers(source.batch(5 * epoch + i, 0, 1))] for epoch in range(2)]

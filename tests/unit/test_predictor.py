@@ -162,6 +162,17 @@ def test_what_a_task_finds_wrong_with_one_source_is_collected_too(predictor, ses
     np.testing.assert_allclose(depth_of(last), depth_of(alone[2]), rtol=1e-5)
 
 
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_a_row_without_the_truth_spoils_no_other(predictor, session, order):
+    row = dict(session.rows("depth", "test")[0])
+    rows = [({"image": row["image"]}, row)[which] for which in order]
+    for known, answered in zip(rows, predictor.predict(rows, "depth"), strict=True):
+        alone = predictor.predict(known, "depth")
+        np.testing.assert_allclose(depth_of(answered), depth_of(alone), rtol=1e-5)
+    found = predictor.predict(rows, "depth", codes="oracle", on_error="collect")
+    assert [isinstance(answer, DataError) for answer in found] == ["depth" not in each for each in rows]
+
+
 def test_wishes_that_cannot_be_met_say_why(predictor):
     with pytest.raises(CynosureError, match="depth, colorization"):
         predictor.predict(photo())

@@ -14,7 +14,7 @@ from cynosure.core.dropout import keep_mask
 from cynosure.core.freezing import freeze
 from cynosure.core.records import Batch, Codes, Encoded, Prediction, SampleSettings, Shapes, StepOutput
 from cynosure.core.shards import is_sharded
-from cynosure.errors import CynosureError, unknown
+from cynosure.errors import CynosureError, DataError, unknown
 
 Stage = Literal["codes", "prior", "refit"]
 CodeSource = Literal["prior", "oracle", "random", "none"]
@@ -180,7 +180,7 @@ class GuidedModel(nn.Module):
             return None
         if source == "oracle":
             if not batch.targets:
-                raise CynosureError("codes: oracle needs the answer; predict with codes: prior instead.")
+                raise DataError("codes: oracle needs the answer; predict with codes: prior instead.")
             return self.encode(batch)
         if source == "random":
             return self._random_codes(seeds)

@@ -29,14 +29,18 @@ def collate(task: str, examples: Sequence[Example], size: int | None = None) -> 
     examples = [*examples, *[examples[-1]] * ((size or count) - count)]
     return Batch(
         task=task,
-        inputs=_stack([e.inputs for e in examples]),
-        targets=_stack([e.targets for e in examples]),
+        inputs=_stack(task, [e.inputs for e in examples]),
+        targets=_stack(task, [e.targets for e in examples]),
         keys=torch.tensor([e.key for e in examples], dtype=torch.long),
         valid=torch.arange(len(examples)) < count,
     )
 
 
-def _stack(values: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _stack(task: str, values: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    names = [set(v) for v in values]
+    if partly := set.union(*names) - set.intersection(*names):
+        text = f"task {task}: some rows of a batch have {', '.join(sorted(partly))} and others do not"
+        raise DataError(f"{text}: give all the same columns")
     stacked: dict[str, Any] = {}
     for name, first in values[0].items():
         column = [v[name] for v in values]
