@@ -18,12 +18,11 @@ from reprlib import Repr
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-import pluggy
-
-from cynosure import __version__, hookspecs
+from cynosure import __version__
 from cynosure.components import Components, Register
 from cynosure.discovery import locate
-from cynosure.errors import CynosureError, PluginError, did_you_mean, unknown
+from cynosure.errors import CynosureError, PluginError, unknown
+from cynosure.hookchecks import function_problems, hook_manager, implementations, validate
 from cynosure.registry import PluginEntry, Registry, find_entry_point, load_registry
 
 if TYPE_CHECKING:
@@ -68,7 +67,7 @@ class Host:
         self.components = Components()
         self.plugins: list[LoadedPlugin] = []
         self.failures: list[PluginFailure] = []
-        self._manager = _manager()
+        self._manager = hook_manager()
 
     # --- when plugins load
 
@@ -242,11 +241,14 @@ def _load(host: Host, name: str, entry: PluginEntry) -> LoadedPlugin | PluginFai
         said = str(error) if isinstance(error, PluginError) else f"{type(error).__name__}: {error}"
         return PluginFailure(name, "import", said, traceback.format_exc())
     version = __version__ if name in host.registry.builtin else _version(entry, module, host.registry.group)
+    if twin := next((plugin.name for plugin in host.plugins if plugin.module is module), ""):
+        said = f"it is the same module as plugin '{twin}', which is loaded already: leave one of the two out"
+        return PluginFailure(name, "import", said)
     problems = validate(module) + _version_problems(entry, version)
     stage, trace = "validate", ""
     register = Register(host.components, name, entry.options)
-    function = dict(_implementations(module)).get("cynosure_register")
-    if function and not _argument_problems("cynosure_register", function):
+    function = dict(implementations(module)).get("cynosure_register")
+    if function and not function_problems("cynosure_register", function):
         try:
             function(register=register) if inspect.signature(function).parameters else function()
         except (Exception, SystemExit) as error:
@@ -258,7 +260,7 @@ def _load(host: Host, name: str, entry: PluginEntry) -> LoadedPlugin | PluginFai
     if problems:
         return PluginFailure(name, stage, "\n".join(problems), trace)
     register.commit()
-    return LoadedPlugin(name, version, entry.source, tuple(hook for hook, _ in _implementations(module)), module)
+    return LoadedPlugin(name, version, entry.source, tuple(hook for hook, _ in implementations(module)), module)
 
 
 def _import(name: str, entry: PluginEntry, group: str) -> ModuleType:
@@ -317,58 +319,5 @@ def _version_problems(entry: PluginEntry, version: str) -> list[str]:
     return [] if wanted.contains(version) else [f"version {entry.version} is required but {version} is there"]
 
 
-def validate(module: ModuleType) -> list[str]:
-    """Everything wrong with the hooks of a plugin module, one sentence each."""
-    problems = []
-    api = getattr(module, "HOOK_API", hookspecs.HOOK_API)
-    if api != hookspecs.HOOK_API:
-        problems.append(f"HOOK_API is {api} but this cynosure has {hookspecs.HOOK_API}, update the older of the two")
-    implementations = _implementations(module)
-    for hook, function in implementations:
-        if hook not in _HOOKS:
-            problems.append(f"there is no hook {hook}{did_you_mean(hook, _HOOKS)}")
-        else:
-            problems += _argument_problems(hook, function)
-    marked = [function for _, function in implementations]
-    for name, function in inspect.getmembers(module, inspect.isfunction):
-        looks_like_hook = name.startswith("cynosure_") and function.__module__ == module.__name__
-        if looks_like_hook and function not in marked:
-            hint = "" if name in _HOOKS else f"; there is no hook {name}{did_you_mean(name, _HOOKS)}"
-            problems.append(f"{name} is not decorated, forgot @hookimpl?{hint}")
-    if not implementations and not problems:
-        problems.append("implements no hook; write cynosure_register(register) under @hookimpl")
-    return problems
-
-
-def _argument_problems(hook: str, function: Callable[..., Any]) -> list[str]:
-    known = list(inspect.signature(_HOOKS[hook]).parameters)
-    problems = []
-    for name, parameter in inspect.signature(function).parameters.items():
-        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
-            problems.append(f"{hook} cannot take *{name}, name the arguments it wants of ({', '.join(known)})")
-        elif name not in known:
-            problems.append(f"{hook} has no argument {name}{did_you_mean(name, known)}; it has ({', '.join(known)})")
-    if _options(function).get("wrapper") and not inspect.isgeneratorfunction(function):
-        problems.append(f"{hook} is a wrapper but has no yield, write 'result = yield' and return the result")
-    return problems
-
-
-def _implementations(module: ModuleType) -> list[tuple[str, Callable[..., Any]]]:
-    """(hook, function) for every function of the module under `@hookimpl`."""
-    functions = inspect.getmembers(module, inspect.isfunction)
-    return [(_options(each).get("specname") or name, each) for name, each in functions if _options(each)]
-
-
-def _options(function: Any) -> Mapping[str, Any]:
-    return getattr(function, "cynosure_impl", None) or {}
-
-
-def _manager() -> pluggy.PluginManager:
-    manager = pluggy.PluginManager("cynosure")
-    manager.add_hookspecs(hookspecs)
-    return manager
-
-
-_HOOKS = {name: hook for name, hook in vars(hookspecs).items() if name.startswith("cynosure_")}
 _SHORT = Repr()
 _SHORT.maxother = 80

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from cynosure import hookspecs
-from cynosure.host import validate
+from cynosure.hookchecks import validate
 
 TEXT = (Path(__file__).parents[2] / "docs" / "hooks.md").read_text(encoding="utf-8")
 HOOKS = {name: hook for name, hook in vars(hookspecs).items() if name.startswith("cynosure_")}

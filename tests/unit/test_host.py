@@ -108,9 +108,40 @@ def test_star_arguments_are_refused(load, star):
     assert "name the arguments it wants of (prediction)" in only_failure(host)
 
 
-def test_wrapper_without_yield_is_refused(load):
-    source = "from cynosure import hookimpl\n@hookimpl(wrapper=True)\ndef cynosure_render(prediction): ..."
-    assert "has no yield" in only_failure(load({"wrap": source}))
+@pytest.mark.parametrize("kind", ["wrapper", "hookwrapper"])
+def test_wrapper_without_yield_is_refused(load, kind):
+    source = f"from cynosure import hookimpl\n@hookimpl({kind}=True)\ndef cynosure_render(prediction): ..."
+    assert "has no yield" in only_failure(load({"wrap": source, "good": GOOD}))
+
+
+@pytest.mark.parametrize(
+    ("function", "problem"),
+    [
+        ("async def cynosure_step_end(run): ...", "cynosure_step_end is 'async' and nothing would await it"),
+        ("async def cynosure_step_end(run): yield", "cynosure_step_end is 'async' and nothing would await it"),
+        ("def cynosure_step_end(run): yield", "has a yield but is no wrapper, write @hookimpl(wrapper=True)"),
+        ("def cynosure_register(register): yield register.metric('a', Part)", "has a yield but is no wrapper"),
+    ],
+)
+def test_hook_that_would_never_run_is_refused(load, function, problem):
+    assert problem in only_failure(load({"idle": f"from cynosure import hookimpl\n@hookimpl\n{function}"}))
+
+
+def test_register_is_no_wrapper(load):
+    source = "from cynosure import hookimpl\n@hookimpl(wrapper=True)\ndef cynosure_register(register): yield"
+    assert "has nothing to wrap" in only_failure(load({"wrap": source}))
+
+
+def test_what_pluggy_refuses_leaves_the_others_alone(load):
+    both = "from cynosure import hookimpl\n@hookimpl(wrapper=True, hookwrapper=True)\ndef cynosure_render(): yield"
+    host = load({"first": GOOD, "both": both, "last": GOOD})
+    assert "mutually exclusive" in only_failure(host) and [p.name for p in host.plugins] == ["first", "last"]
+
+
+def test_module_that_is_loaded_already_is_refused():
+    entry = PluginEntry(module="cynosure_plugins.callbacks.starvation")
+    host = load_host(Registry({"starvation": entry, "mine": entry}))
+    assert "same module as plugin 'starvation'" in only_failure(host) and len(host.plugins) == 1
 
 
 def test_wrong_hook_api_is_refused(load):
