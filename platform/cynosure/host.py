@@ -23,6 +23,7 @@ from cynosure.components import Components, Register
 from cynosure.discovery import locate
 from cynosure.errors import CynosureError, PluginError, unknown
 from cynosure.hookchecks import function_problems, hook_manager, implementations, validate
+from cynosure.hookresults import NamedTransform, checked
 from cynosure.registry import PluginEntry, Registry, find_entry_point, load_registry
 
 if TYPE_CHECKING:
@@ -33,8 +34,8 @@ if TYPE_CHECKING:
     from cynosure.config.recipe import Recipe
     from cynosure.core.contracts import Task
     from cynosure.core.guided import GuidedModel
-    from cynosure.core.records import Batch, Example, Prediction, StepOutput
-    from cynosure.data.loading import TaskData
+    from cynosure.core.records import Batch, Prediction, StepOutput
+    from cynosure.data.loading import TaskData, Transform
     from cynosure.data.mixing import Mixture
 
 
@@ -80,10 +81,20 @@ class Host:
         return self._call("cynosure_build_model", recipe=recipe)
 
     def build_optimizer(self, run: Any) -> torch.optim.Optimizer | None:
-        return self._call("cynosure_build_optimizer", run=run)
+        from torch.optim import Optimizer
 
-    def transforms(self, task: Task, split: str) -> list[Callable[[Example, np.random.Generator], Example]]:
-        return self._call("cynosure_transforms", task=task, split=split)
+        hook = "cynosure_build_optimizer"
+        found = self._call(hook, run=run)
+        return None if found is None else checked(self._named(hook), found, Optimizer, "an optimizer")
+
+    def transforms(self, task: Task, split: str) -> list[Transform]:
+        hook = "cynosure_transforms"
+        transforms: list[Transform] = []
+        for found in self._call(hook, task=task, split=split):
+            giver = self._named(hook, found)
+            function = checked(giver, found, Callable, "one function (example, rng) -> example")
+            transforms.append(NamedTransform(function, f"the function of {giver}"))
+        return transforms
 
     # --- while a run trains
 
@@ -94,7 +105,11 @@ class Host:
         self._call("cynosure_stage_start", run=run, data=data, mixture=mixture)
 
     def training_step(self, run: Any, batch: Batch) -> StepOutput:
-        return self._call("cynosure_training_step", run=run, batch=batch)
+        from cynosure.core.records import StepOutput
+
+        hook = "cynosure_training_step"
+        found = self._call(hook, run=run, batch=batch)
+        return checked(self._named(hook), found, StepOutput, "a StepOutput")
 
     def step_end(self, run: Any, logs: Mapping[str, float]) -> None:
         self._call("cynosure_step_end", run=run, logs=logs)
@@ -117,10 +132,8 @@ class Host:
         found = self._call(hook, model=model, request=request)
         if found is None:
             return None
-        if not isinstance(found, Iterable):
-            raise self._wrong(hook, found, "a list with a Prediction for each row")
         with self._noted(hook):
-            answers = list(found)
+            answers = list(checked(self._named(hook), found, Iterable, "a list with a Prediction for each row"))
         if len(answers) != wanted:
             raise PluginError(f"{self._named(hook)} gave {len(answers)} answers for {wanted} rows: return one for each")
         return answers
@@ -169,26 +182,19 @@ class Host:
             yield
         except Exception as error:
             if name := self._origin(error):
-                error.add_note(f"raised in {hook} of plugin '{name}'")
+                implemented = any(plugin.name == name and hook in plugin.hooks for plugin in self.plugins)
+                error.add_note(f"raised in {hook if implemented else 'the code'} of plugin '{name}'")
             raise
 
-    def _wrong(self, hook: str, result: Any, wanted: str) -> PluginError:
-        """The error for a result of a hook that is not what it must be."""
-        kind = type(result).__name__
-        found = (
-            "None"
-            if result is None
-            else f"the class {result.__name__}"
-            if kind == "type"
-            else f"a value of type {kind}"
-        )
-        return PluginError(f"{self._named(hook)} returned {found}: return {wanted}")
-
-    def _named(self, hook: str) -> str:
-        """A hook with the plugins that may have given its result; the built-in ones where there are no others."""
-        names = [plugin.name for plugin in self.plugins if hook in plugin.hooks]
-        names = [name for name in names if name not in self.registry.builtin] or names
-        return f"{hook} of plugin {' or '.join(repr(name) for name in names)}" if names else hook
+    def _named(self, hook: str, result: Any = None) -> str:
+        """A hook with the plugin whose code holds its result, or else those that may have given it: the built-in ones
+        only where there are no others."""
+        module = getattr(result, "__module__", None)
+        plugins = [plugin for plugin in self.plugins if hook in plugin.hooks]
+        names = [plugin.name for plugin in plugins if plugin.module.__name__ == module]
+        names = names or [plugin.name for plugin in plugins if plugin.name not in self.registry.builtin]
+        names = names or [plugin.name for plugin in plugins]
+        return f"{hook} of plugin {' or '.join(map(repr, names))}" if names else hook
 
     def _origin(self, error: BaseException) -> str:
         """The plugin whose code was running deepest when `error` was raised, or ''."""

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from cynosure.core.records import Example
 from cynosure.errors import CynosureError, PluginError
 from cynosure.host import Host, load_host
 from cynosure.registry import PluginEntry, Registry
@@ -257,7 +258,7 @@ def test_error_in_a_hook_names_the_plugin(load):
         ("(row for row in request.rows * 2)", "cynosure_predict of plugin 'wrong' gave 4 answers for 2 rows"),
         (
             "7",
-            "cynosure_predict of plugin 'wrong' returned a value of type int: return a list with",
+            "cynosure_predict of plugin 'wrong' returned int: return a list with",
         ),
     ],
 )
@@ -270,6 +271,66 @@ def test_another_number_of_predictions_than_rows_names_the_plugin(load, answer, 
 def test_predictions_come_as_a_list(load):
     source = "from cynosure import hookimpl\n@hookimpl\ndef cynosure_predict(request): return iter(request.rows)"
     assert load({"lazy": source}).predict(None, SimpleNamespace(rows=("first", "second"))) == ["first", "second"]
+
+
+def test_error_in_code_that_is_no_hook_names_the_plugin_without_the_hook(load):
+    deep = "from cynosure import hookimpl\n@hookimpl\ndef cynosure_step_end(run): ...\ndef work(run): run.no_such"
+    caller = "from cynosure import hookimpl\n@hookimpl\ndef cynosure_train_start(run): run()"
+    host = load({"deep": deep, "caller": caller})
+    with pytest.raises(AttributeError) as caught:
+        host.train_start(lambda: host.plugins[0].module.work(None))
+    assert caught.value.__notes__ == ["raised in the code of plugin 'deep'"]
+
+
+@pytest.mark.parametrize(
+    ("hook", "result", "message"),
+    [
+        ("training_step", "torch.zeros(())", "returned Tensor: return a StepOutput"),
+        ("training_step", "None", "returned None: return a StepOutput"),
+        ("build_optimizer", "torch.optim.SGD", "returned the class SGD: return an optimizer"),
+        ("transforms", "[print]", "returned list: return one function (example, rng) -> example"),
+    ],
+)
+def test_wrong_result_of_a_hook_names_the_plugin(load, hook, result, message):
+    source = f"import torch\nfrom cynosure import hookimpl\n@hookimpl\ndef cynosure_{hook}(): return {result}"
+    arguments = {"training_step": 2, "build_optimizer": 1, "transforms": 2}[hook]
+    with pytest.raises(PluginError, match=re.escape(f"cynosure_{hook} of plugin 'wrong' {message}")):
+        getattr(load({"wrong": source}), hook)(*[None] * arguments)
+
+
+def test_wrong_result_of_a_wrapper_is_not_laid_at_the_built_in_plugin(tmp_path):
+    file = tmp_path / "forgetful.py"
+    file.write_text(
+        "from cynosure import hookimpl\n@hookimpl(wrapper=True)\ndef cynosure_training_step(): result = yield\n"
+    )
+    plugins = {"defaults": PluginEntry(module="cynosure.defaults"), "forgetful": PluginEntry(path=file)}
+    host = load_host(Registry(plugins, builtin=frozenset({"defaults"})), strict=True)
+    with pytest.raises(PluginError, match="of plugin 'forgetful' returned None"):
+        host.training_step(SimpleNamespace(forward=lambda batch: None), None)
+
+
+TRANSFORM = """
+    from cynosure import hookimpl
+
+    @hookimpl
+    def cynosure_transforms(task, split):
+        def change(example, rng):
+            {body}
+        return change
+"""
+
+
+def test_transforms_that_fail_name_their_plugin(load):
+    sources = {"fine": "return example", "bad": "1 / 0", "forgetful": "example.inputs"}
+    sources = {name: TRANSFORM.replace("{body}", body) for name, body in sources.items()}
+    fine, bad, forgetful = load(sources).transforms(None, "train")
+    example = Example({}, {})
+    assert fine(example, None) is example
+    with pytest.raises(ZeroDivisionError) as caught:
+        bad(example, None)
+    assert caught.value.__notes__ == ["raised in the function of cynosure_transforms of plugin 'bad'"]
+    with pytest.raises(PluginError, match="the function of cynosure_transforms of plugin 'forgetful' returned None"):
+        forgetful(example, None)
 
 
 def test_trace_prints_call_order_and_result_until_stopped(load):

@@ -12,12 +12,19 @@ from cynosure.registry import PluginEntry, Registry
 
 HOOKS = {name: hook for name, hook in vars(hookspecs).items() if name.startswith("cynosure_")}
 CALLED_WHILE_LOADING = {"cynosure_register"}
+RESULTS = {
+    "cynosure_build_optimizer": "torch.optim.SGD([torch.zeros(1)])",
+    "cynosure_predict": "['answer']",
+    "cynosure_training_step": "StepOutput(torch.zeros(()), {})",
+    "cynosure_transforms": "torch.relu",
+}
+"""What a hook gives whose results the host checks; others give 'answer'."""
 
 
 class Value:
-    """In place of any argument of a hook; a request has as many rows as 'answer' has letters."""
+    """In place of any argument of a hook, such as a request, which has rows."""
 
-    rows = "answer"
+    rows = ("row",)
 
 
 @pytest.fixture(params=sorted(set(HOOKS) - CALLED_WHILE_LOADING))
@@ -29,8 +36,9 @@ def implement(hook: str, folder: Path) -> Host:
     arguments = ", ".join(inspect.signature(HOOKS[hook]).parameters)
     file = folder / "plugin.py"
     file.write_text(
-        f"from cynosure import hookimpl\nseen = []\n@hookimpl\ndef {hook}({arguments}):\n"
-        f"    seen.append(({arguments},))\n    return 'answer'\n"
+        "import torch\nfrom cynosure import hookimpl\nfrom cynosure.core.records import StepOutput\n"
+        f"seen = []\n@hookimpl\ndef {hook}({arguments}):\n"
+        f"    seen.append(({arguments},))\n    return {RESULTS.get(hook, repr('answer'))}\n"
     )
     return load_host(Registry({"plugin": PluginEntry(path=file)}), strict=True)
 
@@ -40,11 +48,12 @@ def test_host_method_calls_the_hook_with_all_arguments(hook, tmp_path):
     values = tuple(Value() for _ in inspect.signature(HOOKS[hook]).parameters)
     result = getattr(host, hook.removeprefix("cynosure_"))(*values)
     assert host.plugins[0].module.seen == [values], f"{hook} did not get its arguments in order"
-    options = HOOKS[hook].cynosure_spec
-    if options["firstresult"]:
-        assert "".join(result) == "answer"
-    elif hook == "cynosure_transforms":
-        assert result == ["answer"]
+    namespace = vars(host.plugins[0].module)
+    wanted = eval(RESULTS.get(hook, "'answer'"), namespace)
+    if hook == "cynosure_transforms":
+        assert [transform.function for transform in result] == [wanted]
+    elif HOOKS[hook].cynosure_spec["firstresult"]:
+        assert type(result) is type(wanted)
 
 
 def test_host_methods_have_the_arguments_of_their_hooks(hook):
