@@ -22,6 +22,7 @@ from cynosure.errors import DataError, TrainingError
 from cynosure.host import Host, load_host
 from cynosure.run.costs import Kept, Shadow
 from cynosure.run.dryrun import DryRun, dry_run
+from cynosure.train.checkpoint import write_tensors
 
 PUBLISHED = {"panoptic": 223_593_984, "depth": 232_249_600, "colorization": 132_701_184}
 """Parameters of stage I, summed over the arrays of the published models."""
@@ -258,6 +259,23 @@ def test_all_that_would_stop_the_run_is_said_at_once(host: Host, tmp_path: Path)
         assert said in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("sets", "said"),
+    [
+        (
+            ["train.stages=[codes,prior,refit]"],
+            "stage refit keeps the codes of its rows, but task colorization streams",
+        ),
+        (["train.stages=[codes,prior]", "mixing.by=proportional"], "set mixing.by to weight"),
+    ],
+)
+def test_what_a_stream_cannot_do_is_said(host: Host, tmp_path: Path, sets: list[str], said: str) -> None:
+    streamed = "data={pictures: {name: images, source: pictures, streaming: true}}"
+    recipe = load_recipe("colorization/tiny", [streamed, "tasks={colorization: {data: pictures}}", *sets], host)
+    with pytest.raises(TrainingError, match=said):
+        dry_run(recipe, host, tmp_path / "run")
+
+
 def test_the_command_prints_the_plan(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
         main(["train", "depth/tiny", "--dry-run", "--set", "train.codes.steps=7"])
@@ -275,6 +293,10 @@ def test_a_run_that_is_there_already_is_noted(host: Host, tmp_path: Path) -> Non
     assert "already holds a run" in dry_run(recipe, host, tmp_path / "run").notes[0]
     with pytest.raises(TrainingError, match="no checkpoint to go on from"):
         dry_run(recipe, host, tmp_path / "run", resume=True)
-    (tmp_path / "run/checkpoints/0-codes-00000001").mkdir(parents=True)
-    (tmp_path / "run/checkpoints/0-codes-00000001/state.json").touch()
+    checkpoint = tmp_path / "run/checkpoints/0-codes-00000001"
+    checkpoint.mkdir(parents=True)
+    (checkpoint / "state.json").touch()
+    write_tensors(checkpoint / "model.safetensors", {}, {"recipe": recipe.to_yaml()})
     assert dry_run(recipe, host, tmp_path / "run", resume=True).notes == ()
+    with pytest.raises(TrainingError, match=r"another recipe \(train\.codes\.lr differ\)"):
+        dry_run(recipe.with_values({"train.codes.lr": 0.5}), host, tmp_path / "run", resume=True)

@@ -34,7 +34,7 @@ from cynosure.train.inherit import inherit
 from cynosure.train.loop import Run, build_optimizer
 from cynosure.train.schedule import learning_rate
 from cynosure.train.sharding import check_settings
-from cynosure.train.stages import check_stages, micro_batches_per_step, stage_tasks
+from cynosure.train.stages import check_stages, check_streaming, micro_batches_per_step, stage_tasks
 from cynosure.train.start import check_trackers
 
 ResultT = TypeVar("ResultT")
@@ -134,6 +134,9 @@ class _Planner:
         run = Run(session, model, self.directory, cast(Any, None), Progress())
         for check in (self._check_around, lambda: check_stages(self.recipe, self.processes), lambda: _inherit(run)):
             self._collect(check)
+        for key, use in self.recipe.tasks.items():
+            if use.weight and self.recipe.data[use.data].get("streaming"):
+                self._collect(check_streaming, self.recipe, key)
         parts = tuple(_parts(self.recipe, model))
         shadow = Shadow(model)
         plans = [self._stage(run, shadow, stage) for stage in self._stages()]
@@ -168,7 +171,7 @@ class _Planner:
         check_trackers(self.recipe.train.trackers)
         check_settings()
         if self.resume:
-            self._collect(saving.check_resumable, self.directory)
+            self._collect(saving.check_resumable, self.directory, self.recipe)
         elif saving.has_progress(self.directory):
             self.notes.append(f"{self.directory} already holds a run: add --resume, or give another --output")
         if self.recipe.train.precision == "fp16" and not (torch.cuda.is_available() or torch.xpu.is_available()):

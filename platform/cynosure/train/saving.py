@@ -22,6 +22,7 @@ from cynosure.train import logs
 from cynosure.train.schedule import Average
 
 if TYPE_CHECKING:
+    from cynosure.config.recipe import Recipe
     from cynosure.train.loop import Run
 
 RECIPE = "recipe.yaml"
@@ -155,9 +156,16 @@ def _write(run: Run, path: Path, tensors: Mapping[str, torch.Tensor], told: Mapp
         files.write_tensors(path, found, told)
 
 
-def check_resumable(directory: Path) -> None:
-    """Raises CheckpointError for a folder with nothing but a finished model, which a beginning would overwrite."""
-    if newest(directory) is None and is_finished(directory):
+def check_resumable(directory: Path, recipe: Recipe) -> None:
+    """Raises CheckpointError for a folder that a run of this recipe cannot go on from: a checkpoint that has lost
+    something, one of another recipe, nothing but a finished model, which a beginning would overwrite."""
+    for damaged in files.damaged_directories(directory):
+        raise CheckpointError(f"{damaged} has lost its {files.STATE}. {_REMOVE.format(damaged)}")
+    if path := newest(directory):
+        with _advice(path):
+            told = files.read_metadata(path / files.MODEL)
+        _check_recipe(directory, recipe, told, path)
+    elif is_finished(directory):
         raise CheckpointError(
             f"{directory} holds a finished model and no checkpoint to go on from: train from it in another folder, "
             f"with --set init.from={directory}"
@@ -166,19 +174,16 @@ def check_resumable(directory: Path) -> None:
 
 def resume(run: Run) -> None:
     """Load the newest training checkpoint of the run's folder; a folder without one starts from the beginning."""
-    for damaged in files.damaged_directories(run.directory):
-        raise CheckpointError(f"{damaged} has lost its {files.STATE}. {_REMOVE.format(damaged)}")
+    check_resumable(run.directory, run.recipe)
     path = newest(run.directory)
     if path is None:
-        check_resumable(run.directory)
         run.progress.say(f"{run.directory} holds no checkpoint yet: starting from the beginning.")
         return
     with _advice(path):
-        tensors, told = files.read_tensors(path / files.MODEL)
+        tensors, _ = files.read_tensors(path / files.MODEL)
         state = files.read_state(path)
         run.stage, run.step, run.finished = state["stage"], state["step"], set(state["finished"])
         run.taken = frozenset(state.get("taken", ()))
-    _check_recipe(run, told, path)
     files.load_state(run.model, tensors, path / files.MODEL)
     before, now = state.get("processes", 1), run.accelerator.num_processes
     if before != now:
@@ -186,14 +191,13 @@ def resume(run: Run) -> None:
     run.progress.say(f"going on from {path.name}.")
 
 
-def _check_recipe(run: Run, told: dict[str, str], path: Path) -> None:
+def _check_recipe(directory: Path, recipe: Recipe, told: Mapping[str, str], path: Path) -> None:
     """A run goes on only with the recipe it began with: another one would silently change what is being trained."""
-    changed = differences(told.get("recipe", "{}"), run.recipe)
+    changed = differences(told.get("recipe", "{}"), recipe)
     if changed:
         raise CheckpointError(
             f"{path} was made with another recipe ({files.some(changed, 6)} differ): "
-            f"resume with {run.directory / RECIPE}, "
-            "or give another --output."
+            f"resume with {directory / RECIPE}, or give another --output."
         )
 
 

@@ -25,8 +25,6 @@ def check_data(run: Run) -> None:
     """Find out before hours of training what a later stage would stumble over; say what is unusual."""
     recipe = run.recipe
     check_stages(recipe, run.accelerator.num_processes)
-    refit = recipe.train.refit
-    refits = (refit.tasks or list(recipe.tasks)) if "refit" in recipe.train.stages and refit.steps else []
     for key, use in recipe.tasks.items():
         if use.weight == 0:
             continue
@@ -34,19 +32,25 @@ def check_data(run: Run) -> None:
             run.session.rows(key, recipe.eval.split)
         rows = run.session.rows(key, "train")
         if not hasattr(rows, "__getitem__"):
-            if key in refits:
-                raise TrainingError(
-                    f"stage refit keeps the codes of its rows, but task {key} streams them: set streaming: false for "
-                    f"dataset {use.data}, or leave the task out of train.refit.tasks."
-                )
-            if recipe.mixing.by != "weight":
-                raise TrainingError(
-                    f"mixing.by: {recipe.mixing.by} counts rows, but task {key} streams them: set mixing.by to weight."
-                )
+            check_streaming(recipe, key)
         elif len(rows) == 0:
             raise DataError(f"task {key} has nothing to learn from: dataset {use.data} holds no training row.")
         elif len(rows) < use.batch_size:
             run.progress.say(f"task {key}: batch_size {use.batch_size} repeats rows, there are only {len(rows)}.")
+
+
+def check_streaming(recipe: Recipe, key: str) -> None:
+    """Raises TrainingError where a task that streams its rows cannot be trained as the recipe says."""
+    refit = recipe.train.refit
+    if "refit" in recipe.train.stages and refit.steps and key in (refit.tasks or recipe.tasks):
+        raise TrainingError(
+            f"stage refit keeps the codes of its rows, but task {key} streams them: set streaming: false for "
+            f"dataset {recipe.tasks[key].data}, or leave the task out of train.refit.tasks."
+        )
+    if recipe.mixing.by != "weight":
+        raise TrainingError(
+            f"mixing.by: {recipe.mixing.by} counts rows, but task {key} streams them: set mixing.by to weight."
+        )
 
 
 def check_stages(recipe: Recipe, processes: int) -> None:
