@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import keyword
 import re
+import sys
 from importlib.resources import files
 from pathlib import Path
 from string import Template
 
 from cynosure.cli.checked import write_text
+from cynosure.config.checks import TAKEN
 from cynosure.config.yaml import Document, Key, load_yaml
 from cynosure.errors import CynosureError, unknown
 from cynosure.registry import load_registry, packaged_registry
@@ -22,6 +24,9 @@ def create(name: str, kind: str, directory: Path) -> list[Path]:
         raise CynosureError(unknown("kind of template", kind, TEMPLATES))
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or keyword.iskeyword(name):
         raise CynosureError(f"'{name}' cannot be a plugin's name; use small letters, digits and _, like 'my_task'")
+    owner = "PyTorch" if kind == "task" and name in TAKEN else "Python" if name in sys.stdlib_module_names else ""
+    if owner:
+        raise CynosureError(f"{owner} uses the name '{name}' itself: choose another one, like 'my_{name}'")
     registry = directory / "registry.yaml"
     if registry.resolve() == packaged_registry().resolve():
         raise CynosureError(
