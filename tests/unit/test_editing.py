@@ -193,6 +193,14 @@ def test_every_kind_of_mask_is_read(tmp_path):
         assert np.array_equal(read_mask(mask, (32, 48)), wanted), name
 
 
+def test_a_mask_of_0_and_1_says_what_white_is():
+    mask = np.zeros((32, 48), np.uint8)
+    assert not read_mask(mask, (32, 48)).any()
+    mask[3:9] = 1
+    with pytest.raises(DataError, match="holds only 0 and 1, where white is 255"):
+        read_mask(mask, (32, 48))
+
+
 @pytest.mark.parametrize(
     ("given", "kind", "message"),
     [

@@ -134,6 +134,8 @@ def test_unreadable_files_are_named_in_one_sentence(tmp_path):
         assert name in str(error.value) and "\n" not in str(error.value)
     with pytest.raises(DataError, match=r"gone\.jpg' does not exist"):
         load_picture(tmp_path / "gone.jpg")
+    with pytest.raises(DataError, match="cannot be read: embedded null byte"):
+        load_picture("photo\0.jpg")
     with pytest.raises(DataError, match="is a folder"):
         load_picture(tmp_path)
 

@@ -138,6 +138,14 @@ def test_several_samples_differ_unless_the_temperature_says_otherwise(predictor)
         predictor.settings(top_p=2.0)
 
 
+def test_arguments_may_be_of_numpy_and_lists(predictor):
+    def codes(**options):
+        return predictor.predict(photo(), "depth", temperature=1.0, **options).codes.tolist()
+
+    assert codes(seed=np.int64(3)) == codes(seed=3)
+    assert predictor.settings(top_k=[3], top_p=[0.5]) == predictor.settings(top_k=(3,), top_p=(0.5,))
+
+
 # --- what can go wrong
 
 
@@ -186,6 +194,10 @@ def test_wishes_that_cannot_be_met_say_why(predictor):
         predictor.predict(photo(), "depth", codes="orcale")
     with pytest.raises(CynosureError, match="batch_size"):
         predictor.predict(photo(), "depth", batch_size=-1)
+    with pytest.raises(CynosureError, match="no on_error is named 'skip'"):
+        predictor.predict(photo(), "depth", on_error="skip")
+    with pytest.raises(CynosureError, match="there are no codes"):
+        predictor.predict(photo(), "depth", codes=np.zeros((0, 4, 1), np.int64))
 
 
 def test_a_row_that_holds_the_truth_can_use_oracle_codes(predictor, session):

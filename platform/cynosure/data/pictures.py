@@ -175,14 +175,14 @@ def to_uint8(levels: np.ndarray) -> np.ndarray:
 
 def _contents(path: Path, name: str) -> bytes:
     """What a file holds."""
-    if path.is_dir():
-        raise DataError(f"'{name}' is a folder, not a picture")
     try:
+        if path.is_dir():
+            raise DataError(f"'{name}' is a folder, not a picture")
         data = path.read_bytes()
     except FileNotFoundError:
         raise DataError(f"'{name}' does not exist; check the path") from None
-    except OSError as error:
-        raise DataError(f"'{name}' cannot be read: {error.strerror or error}") from error
+    except (OSError, ValueError) as error:  # a path with a zero byte is a ValueError
+        raise DataError(f"'{name}' cannot be read: {getattr(error, 'strerror', None) or error}") from error
     return data
 
 

@@ -109,6 +109,10 @@ def read_mask(source: Any, size: tuple[int, int]) -> np.ndarray:
         raise DataError(
             f"mask {picture.name} has {width}x{height} pixels and the picture {columns}x{rows}: make them the same size"
         )
+    if picture.image.max() == 1:
+        raise DataError(
+            f"mask {picture.name} holds only 0 and 1, where white is 255: multiply it by 255, or give it as bool"
+        )
     opaque = 1.0 if picture.alpha is None else picture.alpha / np.float32(255)
     return luma(picture.image) * opaque >= 127.5
 

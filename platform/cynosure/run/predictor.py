@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Unpack
+from typing import TYPE_CHECKING, Any, Literal, Unpack, get_args
 
 import numpy as np
 import torch
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from cynosure.host import Host
     from cynosure.run.editing import Edge
 
+OnError = Literal["raise", "collect"]
+"""What becomes of a bad source's DataError."""
 PICTURES = ("image", "degraded")
 """Input columns that hold pictures."""
 MAPS = ("depth", "panoptic")
@@ -116,7 +118,7 @@ class Predictor:
         style: Style | None = None,
         strength: float | None = None,
         batch_size: int | None = None,
-        on_error: Literal["raise", "collect"] = "raise",
+        on_error: OnError = "raise",
         **sampling: Unpack[SamplingOptions],
     ) -> Any:
         """One source -> a Prediction; a list of sources -> a list of them. With `samples` > 1, a list in its place.
@@ -129,10 +131,12 @@ class Predictor:
         may be left out where the model has one task. An answer depends on the source, its place in the list, `seed` and
         the number of the sample, never on the batch. Unless given, `sampling` is as in the recipe's `eval.sampling`,
         but several samples of a recipe with temperature 0 are drawn at 0.8: temperature, guidance, steps, and top_k and
-        top_p as one value or a tuple by depth. `on_error="collect"` puts the DataError of a bad source in its place.
+        top_p as one value or several by depth. `on_error="collect"` puts the DataError of a bad source in its place.
 
         Raises DataError, naming the source, and CynosureError for an unknown task or codes that cannot be had.
         """
+        if on_error not in get_args(OnError):
+            raise CynosureError(unknown("on_error", on_error, get_args(OnError)))
         single = not isinstance(sources, (list, tuple, Iterator))
         codes = chosen_codes(self.model, codes, style)
         several = samples > 1 or np.ndim(codes) == SEVERAL
@@ -176,6 +180,8 @@ class Predictor:
             if np.ndim(codes) == SEVERAL and samples > 1:
                 raise CynosureError("several codes have an answer each: leave samples out")
             every = codes if np.ndim(codes) == SEVERAL else [codes]
+            if not len(every):
+                raise CynosureError("there are no codes [S, L, D] to answer with: give one or more, or leave codes out")
             known = np.stack([check_codes(each, spec_of(self.model)) for each in every])
             settings, codes = replace(settings, known=torch.from_numpy(known)), "prior"
             samples = max(samples, len(known))

@@ -19,8 +19,8 @@ class SamplingOptions(TypedDict, total=False):
     """What may be asked for, see `SampleSettings`; None is not asked for."""
 
     temperature: float | None
-    top_k: int | tuple[int, ...] | None
-    top_p: float | tuple[float, ...] | None
+    top_k: int | tuple[int, ...] | list[int] | None
+    top_p: float | tuple[float, ...] | list[float] | None
     guidance: float | None
     steps: int | None
 
@@ -42,6 +42,7 @@ def sample_settings(
         options["temperature"] = SEVERAL_TEMPERATURE
     options |= prescribed or {}
     options |= {name: value for name, value in (given or {}).items() if value is not None}
+    options |= {name: tuple(value) for name, value in options.items() if isinstance(value, list)}
     try:
         return SampleSettings(**options)
     except ValueError as error:
