@@ -38,7 +38,7 @@ def collate(task: str, examples: Sequence[Example], size: int | None = None) -> 
 
 def _stack(task: str, values: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     names = [set(v) for v in values]
-    if partly := set.union(*names) - set.intersection(*names):
+    if partly := names[0].union(*names) - names[0].intersection(*names):
         text = f"task {task}: some rows of a batch have {', '.join(sorted(partly))} and others do not"
         raise DataError(f"{text}: give all the same columns")
     stacked: dict[str, Any] = {}
