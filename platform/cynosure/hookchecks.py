@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
+from functools import cache
 from types import ModuleType
 from typing import Any
 
@@ -66,11 +67,15 @@ def _why_idle(hook: str, function: Callable[..., Any]) -> str:
 
 def _refusal(module: ModuleType) -> list[str]:
     """What pluggy itself has against a module, if anything."""
+    manager = _trial_manager()
     try:
-        hook_manager().register(module)
+        manager.register(module)
+        return []
     except Exception as error:
         return [" ".join(str(error).split())]
-    return []
+    finally:
+        if manager.is_registered(module):
+            manager.unregister(module)
 
 
 def implementations(module: ModuleType) -> list[tuple[str, Callable[..., Any]]]:
@@ -88,6 +93,12 @@ def hook_manager() -> pluggy.PluginManager:
     manager = pluggy.PluginManager("cynosure")
     manager.add_hookspecs(hookspecs)
     return manager
+
+
+@cache
+def _trial_manager() -> pluggy.PluginManager:
+    """One for all trials: to make one takes longer than a trial."""
+    return hook_manager()
 
 
 _HOOKS = {name: hook for name, hook in vars(hookspecs).items() if name.startswith("cynosure_")}
