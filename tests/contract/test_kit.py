@@ -8,15 +8,15 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 import torch
+from broken_priors import PRIORS
 from torch import nn
 
-from cynosure.core.contracts import Base, Criterion, Encoder, PartConfig, Prior, Quantizer
+from cynosure.core.contracts import Base, Criterion, Encoder, PartConfig, Quantizer
 from cynosure.core.metrics import SumMetric
-from cynosure.core.records import Codes, Quantized, SampleSettings, Shapes
+from cynosure.core.records import Quantized, Shapes
 from cynosure.errors import CynosureError, TrainingError
 from cynosure.host import Host, load_host
 from cynosure.testing import check_component
-from cynosure_plugins.priors.autoregressive import Autoregressive
 
 
 class Rounding(Quantizer):
@@ -225,33 +225,6 @@ class Nosy(Encoder):
         return (x - x.mean(0)) * self.scale
 
 
-class Careless(Prior):
-    """Uniform codes from the global generator: no seeds, no known codes, no greed."""
-
-    class Config(PartConfig):
-        pass
-
-    def __init__(self, config: Config, shapes: Shapes, encoder: Encoder | None) -> None:
-        super().__init__()
-        assert shapes.spec is not None
-        self.spec = shapes.spec
-        self.logits = nn.Parameter(torch.zeros(self.spec.vocab_size))
-
-    def loss(self, inputs: Mapping[str, Any], codes: Codes, task: str) -> dict[str, torch.Tensor]:
-        return {"nll": -self.logits.log_softmax(0)[codes.ids].mean()}
-
-    def sample(self, inputs: Mapping[str, Any], task: str, settings: SampleSettings, seeds: torch.Tensor) -> Codes:
-        size = (len(seeds), self.spec.length, self.spec.depth)
-        return Codes(torch.randint(self.spec.vocab_size, size), self.spec)
-
-
-class Displaced(Autoregressive):  # type: ignore[misc]
-    """Is trained with its tokens one place later than it samples them."""
-
-    def logits(self, inputs: Mapping[str, Any], tokens: torch.Tensor, task: str) -> torch.Tensor:
-        return super().logits(inputs, tokens.roll(1, dims=1), task)
-
-
 class LastBatch(SumMetric):
     """Keeps only what came last."""
 
@@ -286,8 +259,8 @@ def host() -> Host:
     for criterion in (Restless, Blind):
         host.components.add("criterion", criterion.__name__, criterion, "test")
     host.components.add("encoder", "Nosy", Nosy, "test")
-    host.components.add("prior", "Careless", Careless, "test")
-    host.components.add("prior", "Displaced", Displaced, "test")
+    for prior in PRIORS:
+        host.components.add("prior", prior.__name__, prior, "test")
     host.components.add("metric", "depth_error", LastBatch, "test")
     return host
 
@@ -328,15 +301,25 @@ BROKEN = [
         "prior",
         "Careless",
         {
+            "minimising_the_loss_teaches_the_codes",
             "seeds_decide",
             "rows_are_independent",
             "known_codes_are_kept",
+            "settings_are_followed_or_refused",
             "temperature_zero_is_greedy",
             "takes_or_refuses_several_segments",
             "codes_keep_to_the_vocabulary_of_their_depth",
         },
     ),
-    ("prior", "Displaced", {"greedy_samples_follow_the_logits"}),
+    ("prior", "Untaught", {"minimising_the_loss_teaches_the_codes"}),
+    ("prior", "Messy", {"what_is_given_stays_as_it_is"}),
+    ("prior", "Finishing", {"what_is_given_stays_as_it_is"}),
+    ("prior", "Free", {"settings_are_followed_or_refused", "guidance_is_followed_or_refused"}),
+    ("prior", "Lukewarm", {"settings_are_followed_or_refused"}),
+    ("prior", "Refusing", set()),
+    ("prior", "Dreaming", {"samples_read_the_inputs", "greedy_samples_follow_the_logits"}),
+    ("prior", "BlindPrior", {"loss_reads_the_inputs"}),
+    ("prior", "Displaced", {"minimising_the_loss_teaches_the_codes", "greedy_samples_follow_the_logits"}),
     ("metric", "depth_error", {"batches_add_up"}),
 ]
 

@@ -142,5 +142,5 @@ def _run(name: str, function: Check, subject: Subject) -> CheckResult:
     return CheckResult(name, True)
 
 
-for _kind in CHECKS:
-    import_module(f"cynosure.testing.{_kind}")
+for _module in (*CHECKS, "sampling"):
+    import_module(f"cynosure.testing.{_module}")
