@@ -88,6 +88,14 @@ def images_are_in_range(subject: Subject) -> None:
 
 
 @check("task")
+def floats_are_float32(subject: Subject) -> None:
+    example = _prepare(build(subject), 0)
+    for name, value in (*example.inputs.items(), *example.targets.items()):
+        if isinstance(value, np.ndarray | np.floating) and value.dtype.kind == "f":
+            assert value.dtype == np.float32, f"prepare must give '{name}' as float32, not {value.dtype}"
+
+
+@check("task")
 def preparing_is_a_pure_function(subject: Subject) -> None:
     task = build(subject)
     given, untouched = row(), row()
@@ -115,7 +123,7 @@ def targets_are_planes(subject: Subject) -> None:
     encoded = task.encode_targets(batch_of(task))
     got, wanted = tuple(encoded.shape), (ROWS, task.channels, *IMAGE_SIZE)
     assert got == wanted, f"encode_targets must give [B, channels, H, W] = {wanted}, not {got}"
-    assert encoded.is_floating_point(), f"encode_targets must give floats, not {encoded.dtype}"
+    assert encoded.dtype == torch.float32, f"encode_targets must give float32, not {encoded.dtype}"
     assert bool(encoded.isfinite().all()), "encode_targets gives values that are not finite"
 
 
