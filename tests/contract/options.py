@@ -30,6 +30,7 @@ FSQ = {"quantizing_twice_changes_nothing": "the bound moves a value that is alre
 MULTISCALE = {"quantizing_twice_changes_nothing": "greedy residual codes of a sum need not be its parts"}
 RESTARTS = {"ranks_learn_what_one_learns_from_all": "codewords restart as vectors of the first rank"}
 TRANSFORMER = {"dim": 16, "depth": 1, "heads": 2, "mlp_dim": 32}
+UNCONDITIONAL = {**TRANSFORMER, "encoder": None}
 TRUNK = {**TRANSFORMER, "stem": (4, 8)}
 VIT = {**TRANSFORMER, "patch": 8}
 ORACLE = {**TRANSFORMER, "patch": 8, "code_grid": (2, 2), "quantizer": VQ}
@@ -155,7 +156,7 @@ CASES: dict[tuple[str, str], list[Case]] = {
     ("encoder", "label"): [Case({"classes": 10, "dim": 8})],
     ("encoder", "codes"): [Case(CODES), Case({**CODES, "quantizer": {**PLAIN_VQ, "update": "ema"}})],
     ("prior", "autoregressive"): [
-        Case(TRANSFORMER),
+        Case(UNCONDITIONAL),
         Case({**TRANSFORMER, "encoder": VIT_ENCODER}),
         Case(
             {**TRANSFORMER, "encoder": VIT_ENCODER, "start_code": True},
@@ -165,17 +166,17 @@ CASES: dict[tuple[str, str], list[Case]] = {
         Case({**TRANSFORMER, "encoder": VIT_ENCODER, "condition_dropout": 0.5}),
     ],
     ("prior", "gpt"): [
-        Case(TRANSFORMER),
+        Case(UNCONDITIONAL),
         Case({**TRANSFORMER, "encoder": VIT_ENCODER, "two_way_prefix": True, "condition_dropout": 0.5}),
         Case({**TRANSFORMER, "encoder": {"name": "label", "classes": 10, "dim": 8}, "task_tokens": False, "keep": 0.9}),
     ],
     ("prior", "masked"): [
-        Case({**TRANSFORMER, "task_tokens": False}),
+        Case({**UNCONDITIONAL, "task_tokens": False}),
         Case({**TRANSFORMER, "encoder": VIT_ENCODER, "schedule": "pow2", "condition_dropout": 0.5}),
         Case({**TRANSFORMER, "classes": 10, "condition_dropout": 0.5, "steps": 3}),
     ],
     ("prior", "rq_transformer"): [
-        Case({**TRANSFORMER, "head_depth": 1}),
+        Case({**UNCONDITIONAL, "head_depth": 1}),
         Case({**TRANSFORMER, "head_depth": 2, "encoder": VIT_ENCODER, "embedding": "shared"}),
         Case({**TRANSFORMER, "head_depth": 1, "encoder": {**VIT_ENCODER, "dim": 24}, "condition_dropout": 0.5}),
         Case(
@@ -191,7 +192,7 @@ CASES: dict[tuple[str, str], list[Case]] = {
         ),
     ],
     ("prior", "next_scale"): [
-        Case(TRANSFORMER),
+        Case(UNCONDITIONAL),
         Case({**TRANSFORMER, "depth": 2, "encoder": VIT_ENCODER, "drop_path": 0.1}),
         Case({**TRANSFORMER, "encoder": {**VIT_ENCODER, "dim": 24}, "condition_dropout": 0.5, "task_tokens": False}),
         Case({**TRANSFORMER, "encoder": {"name": "label", "classes": 10, "dim": 8}, "condition_dropout": 0.5}),

@@ -8,15 +8,16 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 import torch
+from broken_networks import BASES, ENCODERS, TASKS
+from broken_priors import PRIORS
 from torch import nn
 
-from cynosure.core.contracts import Base, Criterion, Encoder, PartConfig, Prior, Quantizer
-from cynosure.core.metrics import SumMetric
-from cynosure.core.records import Codes, Quantized, SampleSettings, Shapes
+from cynosure.core.contracts import Base, Criterion, Encoder, PartConfig, Quantizer
+from cynosure.core.metrics import MeanMetric, SumMetric
+from cynosure.core.records import Quantized, Shapes
 from cynosure.errors import CynosureError, TrainingError
 from cynosure.host import Host, load_host
 from cynosure.testing import check_component
-from cynosure_plugins.priors.autoregressive import Autoregressive
 
 
 class Rounding(Quantizer):
@@ -136,6 +137,22 @@ class HiddenState(Rounding):
         return super().lookup(ids) * self.scale
 
 
+class Backwards(Rounding):
+    """Passes the gradient on with the other sign."""
+
+    def forward(self, vectors: torch.Tensor) -> Quantized:
+        found = super().forward(vectors)
+        passed = found.vectors.detach() - vectors.float() + vectors.float().detach()
+        return Quantized(passed, found.ids, {}, found.usage)
+
+
+class Tableless(Rounding):
+    """Shows priors other codewords than it uses."""
+
+    def code_vectors(self) -> torch.Tensor:
+        return 0 * super().code_vectors()
+
+
 class TakesNaN(Rounding):
     def forward(self, vectors: torch.Tensor) -> Quantized:
         return super().forward(vectors.nan_to_num())
@@ -225,33 +242,6 @@ class Nosy(Encoder):
         return (x - x.mean(0)) * self.scale
 
 
-class Careless(Prior):
-    """Uniform codes from the global generator: no seeds, no known codes, no greed."""
-
-    class Config(PartConfig):
-        pass
-
-    def __init__(self, config: Config, shapes: Shapes, encoder: Encoder | None) -> None:
-        super().__init__()
-        assert shapes.spec is not None
-        self.spec = shapes.spec
-        self.logits = nn.Parameter(torch.zeros(self.spec.vocab_size))
-
-    def loss(self, inputs: Mapping[str, Any], codes: Codes, task: str) -> dict[str, torch.Tensor]:
-        return {"nll": -self.logits.log_softmax(0)[codes.ids].mean()}
-
-    def sample(self, inputs: Mapping[str, Any], task: str, settings: SampleSettings, seeds: torch.Tensor) -> Codes:
-        size = (len(seeds), self.spec.length, self.spec.depth)
-        return Codes(torch.randint(self.spec.vocab_size, size), self.spec)
-
-
-class Displaced(Autoregressive):  # type: ignore[misc]
-    """Is trained with its tokens one place later than it samples them."""
-
-    def logits(self, inputs: Mapping[str, Any], tokens: torch.Tensor, task: str) -> torch.Tensor:
-        return super().logits(inputs, tokens.roll(1, dims=1), task)
-
-
 class LastBatch(SumMetric):
     """Keeps only what came last."""
 
@@ -275,32 +265,57 @@ class LastBatch(SumMetric):
         return {"error": float(sums["error"][0])}
 
 
+class OwnRows(MeanMetric):
+    """Forgets that other processes saw rows too."""
+
+    class Config(LastBatch.Config):
+        pass
+
+    TESTING: ClassVar = LastBatch.TESTING
+
+    def __init__(self, config: Config) -> None:
+        super().__init__("error")
+
+    def compute(self) -> dict[str, torch.Tensor]:
+        return {name: torch.tensor(value) for name, value in self.results(self._sums).items()}
+
+    def judge(self, prediction: Mapping[str, np.ndarray], truth: Mapping[str, np.ndarray]) -> dict[str, float]:
+        return {"error": float(np.abs(prediction["depth"] - truth["depth"]).mean())}
+
+
 @pytest.fixture(scope="module")
 def host() -> Host:
     host = load_host(only=["depth"])
     sound_but_one = (Rounding, NoGradient, LearnsInEvaluation, LearnsFromTheLastMicroBatch, HiddenState, TakesNaN)
-    for cls in (*sound_but_one, LearnsAlone, CountsApart, Coarse, Rigid):
+    for cls in (*sound_but_one, Backwards, Tableless, LearnsAlone, CountsApart, Coarse, Rigid):
         host.components.add("quantizer", cls.__name__, cls, "test")
-    for cls in (Deaf, Idle, Terse):
+    for cls in (Deaf, Idle, Terse, *BASES):
         host.components.add("base", cls.__name__, cls, "test")
     for criterion in (Restless, Blind):
         host.components.add("criterion", criterion.__name__, criterion, "test")
-    host.components.add("encoder", "Nosy", Nosy, "test")
-    host.components.add("prior", "Careless", Careless, "test")
-    host.components.add("prior", "Displaced", Displaced, "test")
+    for encoder in (Nosy, *ENCODERS):
+        host.components.add("encoder", encoder.__name__, encoder, "test")
+    for task in TASKS:
+        host.components.add("task", task.__name__, task, "test")
+    for prior in PRIORS:
+        host.components.add("prior", prior.__name__, prior, "test")
     host.components.add("metric", "depth_error", LastBatch, "test")
+    host.components.add("metric", "OwnRows", OwnRows, "test")
     return host
 
 
 RANKS = {"ranks_stay_equal", "ranks_learn_what_one_learns_from_all"}
 BROKEN = [
     ("quantizer", "Rounding", set()),
-    ("quantizer", "NoGradient", {"gradient_passes_straight_through"}),
+    ("quantizer", "NoGradient", {"gradient_passes_straight_through", "gradient_leads_to_other_codes"}),
+    ("quantizer", "Backwards", {"gradient_leads_to_other_codes"}),
+    ("quantizer", "Tableless", {"code_vectors_make_up_what_lookup_gives"}),
     (
         "quantizer",
         "LearnsInEvaluation",
         {
             "lookup_gives_the_vectors",
+            "gradient_leads_to_other_codes",
             "quantizing_twice_changes_nothing",
             "evaluation_changes_nothing",
             "forward_leaves_learning_to_learn",
@@ -314,30 +329,54 @@ BROKEN = [
     ("quantizer", "Rigid", {"refuses_a_codebook_of_another_size"}),
     ("quantizer", "HiddenState", {"state_survives"}),
     ("quantizer", "TakesNaN", {"refuses_nan", "nan_stays_nan_in_evaluation"}),
-    ("base", "Deaf", {"codes_matter"}),
-    ("base", "Terse", {"codes_matter", "takes_or_refuses_odd_sizes"}),
-    ("base", "Idle", {"codes_matter", "gradient_reaches_every_parameter"}),
+    ("base", "Deaf", {"codes_matter", "gradient_reaches_the_vectors"}),
+    ("base", "Terse", {"codes_matter", "gradient_reaches_the_vectors", "takes_or_refuses_odd_sizes"}),
+    ("base", "Idle", {"codes_matter", "gradient_reaches_the_vectors", "gradient_reaches_every_parameter"}),
     (
         "criterion",
         "Restless",
         {"gradient_reaches_every_parameter", "micro_batches_are_judged_alike", "state_survives"},
     ),
     ("criterion", "Blind", {"gradient_reaches_the_model"}),
+    ("base", "BlindBase", {"picture_matters"}),
+    ("base", "Detached", {"gradient_reaches_the_vectors"}),
+    ("base", "MessyBase", {"what_is_given_stays_as_it_is"}),
+    ("base", "DoubleBase", {"output_is_float32"}),
     ("encoder", "Nosy", {"rows_are_independent"}),
+    ("encoder", "MessyEncoder", {"what_is_given_stays_as_it_is"}),
+    ("encoder", "DoubleEncoder", {"context_is_a_sequence_of_vectors"}),
+    ("task", "DoubleTargets", {"targets_are_planes"}),
+    ("task", "DoubleInputs", {"floats_are_float32"}),
+    ("task", "Noisy", {"decode_answers_row_by_row"}),
+    ("task", "Neighbourly", {"decode_answers_row_by_row"}),
+    ("task", "Summed", {"loss_is_a_mean_over_rows"}),
+    ("task", "Columnar", {"columns_are_known"}),
+    ("task", "Supplied", set()),
     (
         "prior",
         "Careless",
         {
+            "minimising_the_loss_teaches_the_codes",
             "seeds_decide",
             "rows_are_independent",
             "known_codes_are_kept",
+            "settings_are_followed_or_refused",
             "temperature_zero_is_greedy",
             "takes_or_refuses_several_segments",
             "codes_keep_to_the_vocabulary_of_their_depth",
         },
     ),
-    ("prior", "Displaced", {"greedy_samples_follow_the_logits"}),
+    ("prior", "Untaught", {"minimising_the_loss_teaches_the_codes"}),
+    ("prior", "Messy", {"what_is_given_stays_as_it_is"}),
+    ("prior", "Finishing", {"what_is_given_stays_as_it_is"}),
+    ("prior", "Free", {"settings_are_followed_or_refused", "guidance_is_followed_or_refused"}),
+    ("prior", "Lukewarm", {"settings_are_followed_or_refused"}),
+    ("prior", "Refusing", set()),
+    ("prior", "Dreaming", {"samples_read_the_inputs", "greedy_samples_follow_the_logits"}),
+    ("prior", "BlindPrior", {"loss_reads_the_inputs"}),
+    ("prior", "Displaced", {"minimising_the_loss_teaches_the_codes", "greedy_samples_follow_the_logits"}),
     ("metric", "depth_error", {"batches_add_up"}),
+    ("metric", "OwnRows", {"processes_add_up"}),
 ]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ from cynosure.testing.samples import (
     require_gradients,
     require_same,
     require_state_round_trip,
+    require_unchanged,
     shapes,
 )
 
@@ -55,6 +57,63 @@ def codes_matter(subject: Subject) -> None:
     for task in CHANNELS:
         change = (base(inputs(), _vectors(0), task) - base(inputs(), _vectors(1), task)).abs().max()
         assert float(change.detach()) > 1e-5, f"the output of task {task} ignores the code vectors"
+
+
+class Watched(dict[str, Any]):
+    """Inputs that know what was read of them."""
+
+    def __init__(self, values: Mapping[str, Any]) -> None:
+        super().__init__(values)
+        self.read: set[str] = set()
+
+    def __getitem__(self, name: str) -> Any:
+        self.read.add(name)
+        return super().__getitem__(name)
+
+    def get(self, name: str, default: Any = None) -> Any:
+        self.read.add(name)
+        return super().get(name, default)
+
+
+@check("base")
+def picture_matters(subject: Subject) -> None:
+    """To a base that reads it; one of generation need not."""
+    base = loosen(_build(subject)).eval()
+    for task in CHANNELS:
+        given = Watched(inputs(0))
+        output = base(given, _vectors(), task)
+        if "image" in given.read:
+            change = (output - base({**inputs(0), "image": inputs(1)["image"]}, _vectors(), task)).abs().max()
+            assert float(change.detach()) > 1e-6, f"the output of task {task} ignores the picture that it reads"
+
+
+@check("base")
+def output_is_float32(subject: Subject) -> None:
+    base = _build(subject)
+    for task in CHANNELS:
+        for vectors in (_vectors(), None):
+            found = base(inputs(), vectors, task).dtype
+            assert found == torch.float32, f"the output of task {task} must be float32, not {found}"
+
+
+@check("base")
+def what_is_given_stays_as_it_is(subject: Subject) -> None:
+    base, given, vectors = loosen(_build(subject)), inputs(), _vectors()
+    with require_unchanged({**given, "vectors": vectors}):
+        for mode in (True, False):
+            for task in CHANNELS:
+                base.train(mode)(given, vectors, task)
+
+
+@check("base")
+def gradient_reaches_the_vectors(subject: Subject) -> None:
+    """Else the tokenizer behind them learns nothing."""
+    base = loosen(_build(subject)).train()
+    for task in CHANNELS:
+        vectors = _vectors().requires_grad_()
+        base(inputs(), vectors, task).square().sum().backward()
+        found = vectors.grad is not None and bool(vectors.grad.isfinite().all()) and bool(vectors.grad.any())
+        assert found, f"no finite gradient of task {task} reaches the code vectors; the tokenizer would learn nothing"
 
 
 @check("base")

@@ -66,6 +66,20 @@ CHECKS: dict[str, dict[str, Check]] = {kind: {} for kind in KINDS}
 """Kind -> name of the check -> the check, which raises AssertionError with a sentence when the component fails it."""
 
 
+NEEDS: dict[str, Check] = {}
+"""Kind -> what must hold before its checks can tell anything; where it does not, it is the only one that fails."""
+
+
+def needed(kind: str) -> Callable[[Check], Check]:
+    """Makes a function what its kind needs."""
+
+    def add(function: Check) -> Check:
+        NEEDS[kind] = function
+        return function
+
+    return add
+
+
 def check(kind: str) -> Callable[[Check], Check]:
     """Adds a function to `CHECKS` under its own name."""
 
@@ -98,6 +112,8 @@ def check_component(
         return [CheckResult("options", True, f"not checked, it needs {testing['needs']}")]
     if given is None and (problem := subject.problem()):
         return [CheckResult("options", True, f"not checked, give it TESTING = {{'options': ...}}: {problem}")]
+    if kind in NEEDS and not (found := _run(NEEDS[kind].__name__, NEEDS[kind], subject)).ok:
+        return [found]
     return [
         CheckResult(each, True, f"skipped: {skip[each]}") if each in skip else _run(each, function, subject)
         for each, function in CHECKS[kind].items()
@@ -142,5 +158,5 @@ def _run(name: str, function: Check, subject: Subject) -> CheckResult:
     return CheckResult(name, True)
 
 
-for _kind in CHECKS:
-    import_module(f"cynosure.testing.{_kind}")
+for _module in (*CHECKS, "sampling"):
+    import_module(f"cynosure.testing.{_module}")

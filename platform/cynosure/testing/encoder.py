@@ -18,6 +18,7 @@ from cynosure.testing.samples import (
     require_gradients,
     require_same,
     require_state_round_trip,
+    require_unchanged,
     shapes,
 )
 
@@ -33,7 +34,7 @@ def context_is_a_sequence_of_vectors(subject: Subject) -> None:
     for task in CHANNELS:
         context = encoder(inputs(), task)
         assert context.ndim == 3, f"the context must be [B, N, d], not {list(context.shape)}"
-        assert context.is_floating_point(), f"the context must be float, not {context.dtype}"
+        assert context.dtype == torch.float32, f"the context must be float32, not {context.dtype}"
         got, wanted = (context.shape[0], context.shape[2]), (ROWS, encoder.dim)
         assert got == wanted, f"the context must be [{ROWS}, N, {encoder.dim}], not {list(context.shape)}"
         lengths |= {context.shape[1], encoder(inputs(seed=1), task).shape[1]}
@@ -46,6 +47,15 @@ def inputs_matter(subject: Subject) -> None:
     for task in CHANNELS:
         change = (encoder(inputs(0), task) - encoder(inputs(1), task)).abs().max()
         assert float(change.detach()) > 1e-5, f"the context of task {task} ignores the inputs"
+
+
+@check("encoder")
+def what_is_given_stays_as_it_is(subject: Subject) -> None:
+    encoder, given = loosen(_build(subject)), inputs()
+    with require_unchanged(given):
+        for mode in (True, False):
+            for task in CHANNELS:
+                encoder.train(mode)(given, task)
 
 
 @check("encoder")

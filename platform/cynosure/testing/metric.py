@@ -9,12 +9,15 @@ from functools import partial
 from math import isfinite, isnan
 from typing import Any
 
+import torch
+
 from cynosure.core.contracts import Task
 from cynosure.core.metrics import Metric
 from cynosure.core.records import Prediction
 from cynosure.errors import CynosureError
 from cynosure.testing import task as tasks
-from cynosure.testing.checks import Subject, check
+from cynosure.testing.checks import Subject, check, needed
+from cynosure.testing.ranks import AVAILABLE, State, on_two_ranks
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,7 @@ def _material(subject: Subject) -> Material:
         if subject.name in task.metrics() or "task" in subject.options:
             asked = {key: value for key, value in subject.options.items() if key != "task"}
             options = {**task.metrics().get(subject.name, {}), **asked, "name": subject.name}
+            tasks.require_columns(task)
             batch = tasks.batch_of(task)
             answer = task.baseline(iter([batch]))
             return Material(partial(components.build, "metric", options), task.truth(batch), answer(batch))
@@ -57,6 +61,11 @@ def _same(a: Mapping[str, float], b: Mapping[str, float]) -> bool:
     return a.keys() == b.keys() and all(
         (isnan(a[k]) and isnan(b[k])) or abs(a[k] - b[k]) <= 1e-5 * max(1, abs(a[k])) for k in a
     )
+
+
+@needed("metric")
+def answers_are_known(subject: Subject) -> None:
+    _material(subject)
 
 
 @check("metric")
@@ -112,11 +121,30 @@ def reset_forgets(subject: Subject) -> None:
 
 @check("metric")
 def processes_add_up(subject: Subject) -> None:
-    make = _material(subject).make
-    metric = make()
+    material = _material(subject)
+    metric = material.make()
     if isinstance(metric, Metric):
+        _require_sums_over_ranks(material)
         return
     reductions = getattr(metric, "_reductions", None)  # torchmetrics: state name -> how processes put it together
     assert reductions is not None, "derive from cynosure.core.metrics or torchmetrics.Metric"
     alone = [name for name, how in reductions.items() if how is None]
     assert not alone, f"states {', '.join(alone)} are not reduced over processes; give add_state a dist_reduce_fx"
+
+
+def _require_sums_over_ranks(material: Material) -> None:
+    """Two processes that see a half each give the values of one that sees all."""
+
+    def half(rank: int) -> State:
+        metric, own = material.make(), slice(rank, None, 2)
+        metric.update(material.wrong[own], material.truths[own])
+        return {name: torch.tensor(value, dtype=torch.float64) for name, value in _values(metric).items()}
+
+    if not AVAILABLE:
+        return
+    whole = material.make()
+    whole.update(material.wrong, material.truths)
+    for rank, found in enumerate(on_two_ranks(half)):
+        a, b = _values(whole), {name: float(value) for name, value in found.items()}
+        told = f"of two processes that see a half each, rank {rank} gets {b}; one that sees all gets {a}"
+        assert _same(a, b), f"{told}; put what they saw together with cynosure.core.metrics.gathered"

@@ -21,7 +21,7 @@ from cynosure.data.loading import batches_with_rows
 from cynosure.errors import CynosureError
 from cynosure.testing import task as tasks
 from cynosure.testing.checks import Subject, check
-from cynosure.testing.samples import ROWS, row
+from cynosure.testing.samples import ROWS
 
 
 @dataclass(frozen=True)
@@ -41,9 +41,9 @@ class Material:
         return [self.protocol.answer(p, each) for p, each in zip(predictions, self.rows, strict=True)]
 
 
-def _rows(subject: Subject) -> list[Mapping[str, Any]]:
+def _rows(subject: Subject, task: Task) -> list[Mapping[str, Any]]:
     testing: Mapping[str, Any] = getattr(subject.cls, "TESTING", {})
-    return [row(seed, testing.get("size", (37, 53)), thing=2 + seed % 2) for seed in range(ROWS)]
+    return [tasks.row_of(task, seed, testing.get("size", (37, 53)), thing=2 + seed % 2) for seed in range(ROWS)]
 
 
 def _material(subject: Subject) -> Material:
@@ -52,7 +52,7 @@ def _material(subject: Subject) -> Material:
             options = getattr(subject.host.components.get("task", name), "TESTING", {}).get("options", {})
             task = tasks.build(Subject(subject.host, "task", name, options))
             protocol = subject.build(task)
-            return _shown(protocol, task, _rows(subject))
+            return _shown(protocol, task, _rows(subject, task))
     raise AssertionError(f"none of the tasks it measures can be built: {', '.join(subject.cls.tasks)}")
 
 

@@ -136,6 +136,46 @@ def gradient_passes_straight_through(subject: Subject) -> None:
 
 
 @check("quantizer")
+def gradient_leads_to_other_codes(subject: Subject) -> None:
+    """Vectors that follow the gradient of a distance to other quantized vectors come nearer to them."""
+    quantizer = subject.build().train()
+    wanted = quantizer(_vectors(quantizer, seed=1)).vectors.detach()
+    vectors = _vectors(quantizer).requires_grad_()
+    optimizer = torch.optim.Adam([vectors], lr=0.3)
+    distances = []
+    for step in range(100):
+        torch.manual_seed(step)
+        found = quantizer(vectors).vectors
+        assert found.requires_grad, "the quantized vectors carry no gradient; pass it straight through"
+        distance = (found - wanted).square().mean()
+        optimizer.zero_grad()
+        distance.backward()
+        optimizer.step()
+        distances.append(float(distance.detach()))
+    before, after = sum(distances[:5]) / 5, sum(distances[-5:]) / 5
+    told = (
+        f"the distance of quantized vectors to others was {before:.3g} and is {after:.3g} after {len(distances)} steps"
+    )
+    assert after < 0.9 * before, f"{told}; pass the gradient on with its own sign"
+
+
+@check("quantizer")
+def code_vectors_make_up_what_lookup_gives(subject: Subject) -> None:
+    quantizer = subject.build().eval()
+    vectors = _vectors(quantizer)
+    try:
+        table = quantizer.code_vectors()
+    except CynosureError:
+        return
+    limits = _spec(quantizer, vectors).limits()
+    uniforms = torch.rand(len(vectors), *limits.shape, generator=torch.Generator().manual_seed(3))
+    ids = (uniforms * limits).long()
+    books = table.expand(quantizer.depth, -1, -1)
+    made = torch.stack([book[ids[..., depth]] for depth, book in enumerate(books)]).sum(0)
+    require_same(made, quantizer.lookup(ids), "the code_vectors of ids do not add up to what lookup gives for them")
+
+
+@check("quantizer")
 def parameters_learn(subject: Subject) -> None:
     quantizer = subject.build().train()
     if any(parameter.requires_grad for parameter in quantizer.parameters()):

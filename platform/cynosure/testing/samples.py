@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -147,6 +148,15 @@ def require_gradients(module: nn.Module, loss: torch.Tensor) -> None:
     loss.backward()
     missing = [n for n, p in module.named_parameters() if p.requires_grad and p.grad is None]
     assert not missing, f"no gradient reaches {', '.join(missing[:5])}; use these parameters or remove them"
+
+
+@contextmanager
+def require_unchanged(given: Mapping[str, Any]) -> Iterator[None]:
+    """Tensors by name that must be after the block what they were before: others read them too."""
+    before = {name: value.detach().clone() for name, value in given.items() if torch.is_tensor(value)}
+    yield
+    changed = [name for name, value in before.items() if not torch.equal(value, given[name])]
+    assert not changed, f"{', '.join(changed)} changed in place; others read the same tensors, work on a copy"
 
 
 def require_state_round_trip(

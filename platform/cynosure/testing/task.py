@@ -1,4 +1,8 @@
-"""Checks of tasks: from a row to an answer that its users can open."""
+"""Checks of tasks: from a row to an answer that its users can open.
+
+Rows are synthetic and have every canonical column. A task that reads a column of its own says what a row has there, by
+a seed and the picture's size (H, W): `TESTING = {"row": lambda seed, size: {"keypoints": [[seed, 3], [5, 8]]}}`.
+"""
 
 from __future__ import annotations
 
@@ -10,10 +14,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from cynosure.core.contracts import Task
+from cynosure.core.contracts import DatasetInfo, Task
 from cynosure.core.records import Batch, Example, Prediction
 from cynosure.data.loading import collate
-from cynosure.testing.checks import Subject, check
+from cynosure.testing.checks import Subject, check, needed
 from cynosure.testing.samples import IMAGE_SIZE, INFO, ROWS, row
 
 SIZES = ((37, 53), (64, 20), IMAGE_SIZE, (5, 7))
@@ -21,9 +25,36 @@ SIZES = ((37, 53), (64, 20), IMAGE_SIZE, (5, 7))
 
 def build(subject: Subject) -> Task:
     options = {key: value for key, value in subject.options.items() if key != "name"}
-    configured = subject.cls.configure(options, INFO)
+    configured = subject.cls.configure(options, _info(subject.cls))
     torch.manual_seed(0)
     return subject.host.components.build("task", {**configured, "name": subject.name}, IMAGE_SIZE)
+
+
+def row_of(task: Task | type[Task], seed: int = 0, size: tuple[int, int] = (37, 53), thing: int = 2) -> dict[str, Any]:
+    """A synthetic row, with the columns that the task's TESTING adds."""
+    own = getattr(task, "TESTING", {}).get("row")
+    return {**row(seed, size, thing), **(own(seed, size) if own else {})}
+
+
+def _info(cls: type[Task]) -> DatasetInfo:
+    """The synthetic dataset, with the columns that the task's TESTING adds."""
+    added = [name for name in row_of(cls) if name not in row()]
+    return INFO.model_copy(update={"fields": (*INFO.fields, *added)})
+
+
+@needed("task")
+def columns_are_known(subject: Subject) -> None:
+    require_columns(build(subject))
+
+
+def require_columns(task: Task) -> None:
+    """One sentence for a task that reads a column of its own, instead of what every check would stumble over."""
+    there_is = row_of(task)
+    missing = [name for name in task.fields if name not in there_is]
+    assert not missing, (
+        f"nothing is checked: task {task.name} reads the column {', '.join(missing)}, which synthetic rows lack; give "
+        "its class TESTING = {'row': a function of (seed, size) that returns what a row has there by name}"
+    )
 
 
 def batch_of(task: Task, count: int = ROWS, columns: Sequence[str] | None = None) -> Batch:
@@ -38,7 +69,7 @@ def _prepare(
     size: tuple[int, int] | None = None,
     columns: Sequence[str] | None = None,
 ) -> Example:
-    example_row = row(seed, size or SIZES[seed % len(SIZES)], thing=2 + seed % 2)
+    example_row = row_of(task, seed, size or SIZES[seed % len(SIZES)], thing=2 + seed % 2)
     if columns is not None:
         example_row = {name: example_row[name] for name in columns}
     return task.prepare(example_row, np.random.default_rng(seed), train)
@@ -88,9 +119,17 @@ def images_are_in_range(subject: Subject) -> None:
 
 
 @check("task")
+def floats_are_float32(subject: Subject) -> None:
+    example = _prepare(build(subject), 0)
+    for name, value in (*example.inputs.items(), *example.targets.items()):
+        if isinstance(value, np.ndarray | np.floating) and value.dtype.kind == "f":
+            assert value.dtype == np.float32, f"prepare must give '{name}' as float32, not {value.dtype}"
+
+
+@check("task")
 def preparing_is_a_pure_function(subject: Subject) -> None:
     task = build(subject)
-    given, untouched = row(), row()
+    given, untouched = row_of(task), row_of(task)
     first, again = (task.prepare(given, np.random.default_rng(7), True) for _ in range(2))
     for a, b in ((first.inputs, again.inputs), (first.targets, again.targets)):
         changed = [name for name in a if not np.array_equal(a[name], b[name])]
@@ -115,7 +154,7 @@ def targets_are_planes(subject: Subject) -> None:
     encoded = task.encode_targets(batch_of(task))
     got, wanted = tuple(encoded.shape), (ROWS, task.channels, *IMAGE_SIZE)
     assert got == wanted, f"encode_targets must give [B, channels, H, W] = {wanted}, not {got}"
-    assert encoded.is_floating_point(), f"encode_targets must give floats, not {encoded.dtype}"
+    assert encoded.dtype == torch.float32, f"encode_targets must give float32, not {encoded.dtype}"
     assert bool(encoded.isfinite().all()), "encode_targets gives values that are not finite"
 
 
@@ -155,6 +194,37 @@ def minimising_the_loss_leads_to_the_truth(subject: Subject) -> None:
 
 
 @check("task")
+def loss_is_a_mean_over_rows(subject: Subject) -> None:
+    task = build(subject)
+    example, outputs = _prepare(task, 0), 0.1 * torch.randn(_zeros(task)[:1].shape)
+    losses = []
+    for count in (1, ROWS):
+        torch.manual_seed(0)
+        batch = collate(task.name, [example] * count)
+        losses.append(float(_loss(task, outputs.repeat(count, 1, 1, 1), batch)))
+    one, several = losses
+    told = f"the loss of a row is {one:.4g}, that of the same row {ROWS} times is {several:.4g}"
+    assert abs(several - one) <= 1e-3 * max(abs(one), 1e-3), f"{told}; make it a mean over the batch"
+
+
+@check("task")
+def decode_answers_row_by_row(subject: Subject) -> None:
+    task = build(subject)
+    outputs = torch.randn(_zeros(task).shape, generator=torch.Generator().manual_seed(0))
+    batch = batch_of(task)
+    together, again = (task.decode(outputs.clone(), batch) for _ in range(2))
+    assert _close(together, again), "decode gives another answer the second time"
+    for number, whole in enumerate(together):
+        alone = task.decode(outputs[number : number + 1], collate(task.name, [_prepare(task, number)]))
+        assert _close(alone, [whole]), "a row's answer depends on the rows beside it"
+
+
+def _close(a: Sequence[Prediction], b: Sequence[Prediction]) -> bool:
+    """Equal but for rounding, which may flip a label here and there."""
+    return _distance(a, b) <= 1e-3
+
+
+@check("task")
 def truth_and_answers_have_one_form(subject: Subject) -> None:
     task = build(subject)
     batch = batch_of(task)
@@ -191,7 +261,7 @@ def nan_is_an_answer_too(subject: Subject) -> None:
 def answers_return_to_the_picture_s_size(subject: Subject) -> None:
     task = build(subject)
     for seed, size in enumerate(SIZES):
-        image = row(seed, size)["image"]
+        image = row_of(task, seed, size)["image"]
         restored = task.restore(task.decode(_zeros(task), batch_of(task))[0], image)
         got = restored.image().shape[:2]
         assert got == size, f"restore must give {size} pixels, not {got}"
@@ -214,7 +284,7 @@ def a_network_answers_as_predicting_does(subject: Subject) -> None:
     base = torch.nn.Conv2d(3, task.channels, 3, padding=1).requires_grad_(False)
     network = task.network(base)
     for seed, size in enumerate(SIZES if network else ()):
-        given = {name: row(seed, size)[name] for name in task.inputs}
+        given = {name: row_of(task, seed, size)[name] for name in task.inputs}
         batch = collate(task.name, [task.prepare(given, np.random.default_rng(0), False)])
         (image,) = given.values()
         wanted = task.restore(task.decode(base(batch.inputs["image"]), batch)[0], image).image()
