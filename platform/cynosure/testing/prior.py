@@ -136,7 +136,7 @@ def takes_or_refuses_several_segments(subject: Subject) -> None:
 
 
 @check("prior")
-def takes_or_refuses_residualcodes_of(subject: Subject) -> None:
+def takes_or_refuses_residual_codes(subject: Subject) -> None:
     of = shapes(depth=2)
     try:
         prior = build(subject, of=of).eval()
