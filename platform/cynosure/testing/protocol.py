@@ -81,7 +81,7 @@ def rows_are_left_as_they_are(subject: Subject) -> None:
     material = _material(subject)
     material.truths()
     material.trivial_answers()
-    for given, untouched in zip(material.rows, _rows(subject), strict=True):
+    for given, untouched in zip(material.rows, _rows(subject, material.task), strict=True):
         changed = [name for name in untouched if not np.array_equal(given[name], untouched[name])]
         assert not changed, f"the protocol changes the row's {', '.join(changed)}; give new arrays"
 

@@ -106,8 +106,9 @@ def settings_are_followed_or_refused(subject: Subject) -> None:
 
 @check("prior")
 def guidance_is_followed_or_refused(subject: Subject) -> None:
-    known = "condition_dropout" in subject.cls.Config.model_fields and "condition_dropout" not in subject.options
-    prior = loosened(replace(subject, options={**subject.options, "condition_dropout": 0.5}) if known else subject)
+    prior, option = loosened(subject), "condition_dropout"
+    if has_encoder(prior) and option in subject.cls.Config.model_fields and option not in subject.options:
+        prior = loosened(replace(subject, options={**subject.options, option: 0.5}))
     for task in CHANNELS:
         plain = prior.sample(inputs(), task, SampleSettings(), SEEDS).ids
         guided = _sampled(prior, task, SampleSettings(guidance=100.0), "guidance", subject)
