@@ -23,6 +23,17 @@ def checked(giver: str, result: Any, kind: Any, wanted: str) -> Any:
     raise PluginError(f"{giver} returned {found}: return {wanted}")
 
 
+def checked_picture(giver: str, result: Any) -> np.ndarray:
+    """The same for a picture."""
+    import numpy as np
+
+    wanted = "a picture uint8 [H, W, 3]"
+    picture: np.ndarray = checked(giver, result, np.ndarray, wanted)
+    if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3:
+        raise PluginError(f"{giver} returned {picture.dtype} {list(picture.shape)}: return {wanted}")
+    return picture
+
+
 @dataclass(frozen=True)
 class NamedTransform:
     """A function that a plugin gave for examples; its errors, and a result that is no example, name the giver."""

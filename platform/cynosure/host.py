@@ -18,12 +18,12 @@ from reprlib import Repr
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from cynosure import __version__
+from cynosure import __version__, defaults
 from cynosure.components import Components, Register
 from cynosure.discovery import locate
 from cynosure.errors import CynosureError, PluginError, unknown
 from cynosure.hookchecks import function_problems, hook_manager, implementations, validate
-from cynosure.hookresults import NamedTransform, checked
+from cynosure.hookresults import NamedTransform, checked, checked_picture
 from cynosure.registry import PluginEntry, Registry, find_entry_point, load_registry
 
 if TYPE_CHECKING:
@@ -78,7 +78,11 @@ class Host:
     # --- when a run is put together
 
     def build_model(self, recipe: Recipe) -> GuidedModel | None:
-        return self._call("cynosure_build_model", recipe=recipe)
+        from cynosure.core.guided import GuidedModel
+
+        hook = "cynosure_build_model"
+        found = self._call(hook, recipe=recipe)
+        return None if found is None else checked(self._named(hook), found, GuidedModel, "a GuidedModel")
 
     def build_optimizer(self, run: Any) -> torch.optim.Optimizer | None:
         from torch.optim import Optimizer
@@ -130,7 +134,7 @@ class Host:
     def predict(self, model: Any, request: Any) -> list[Prediction] | None:
         hook, wanted = "cynosure_predict", len(request.rows)
         found = self._call(hook, model=model, request=request)
-        if found is None:
+        if found is None and not self._has_default(hook):
             return None
         with self._noted(hook):
             answers = list(checked(self._named(hook), found, Iterable, "a list with a Prediction for each row"))
@@ -139,7 +143,9 @@ class Host:
         return answers
 
     def render(self, prediction: Prediction) -> np.ndarray | None:
-        return self._call("cynosure_render", prediction=prediction)
+        hook = "cynosure_render"
+        found = self._call(hook, prediction=prediction)
+        return None if found is None and not self._has_default(hook) else checked_picture(self._named(hook), found)
 
     def export(
         self, model: Any, format: str, path: Path, task: str | None, style: Sequence[int] | None = None
@@ -185,6 +191,10 @@ class Host:
                 implemented = any(plugin.name == name and hook in plugin.hooks for plugin in self.plugins)
                 error.add_note(f"raised in {hook if implemented else 'the code'} of plugin '{name}'")
             raise
+
+    def _has_default(self, hook: str) -> bool:
+        """Whether Cynosure itself answers where no other plugin does: no result is then a wrapper's that lost it."""
+        return any(plugin.module is defaults and hook in plugin.hooks for plugin in self.plugins)
 
     def _named(self, hook: str, result: Any = None) -> str:
         """A hook with the plugin whose code holds its result, or else those that may have given it: the built-in ones

@@ -229,19 +229,20 @@ def test_new_plugin_overwrites_nothing(capsys):
 
 
 USES_THE_HOST = """
+import numpy as np
 import typer
 from cynosure import hookimpl
 from cynosure.cli.app import host_of
 
 @hookimpl
 def cynosure_render(prediction):
-    return "picture"
+    return np.zeros((2, 4, 3), np.uint8)
 
 @hookimpl
 def cynosure_commands(app):
     @app.command()
     def draw(context: typer.Context):
-        print(host_of(context).render("a prediction"))
+        print(host_of(context).render("a prediction").shape)
 """
 
 
@@ -256,7 +257,7 @@ def test_trace_hooks_prints_calls_on_the_error_stream(only_own_plugins, capsys):
     write_plugin(USES_THE_HOST)
     assert run("draw", "--trace-hooks") == 0
     captured = capsys.readouterr()
-    assert captured.out == "picture\n"
+    assert captured.out == "(2, 4, 3)\n"
     assert "hook cynosure_render(prediction='a prediction'): mine\n" in captured.err
 
 

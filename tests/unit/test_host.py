@@ -1,11 +1,13 @@
 """The host loads plugins one at a time; a broken one is reported in full and breaks nothing else."""
 
+import inspect
 import os
 import re
 import textwrap
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from cynosure.core.records import Example
@@ -222,9 +224,9 @@ RECORD = """
         run.append("{name}")
 
     @hookimpl
-    def cynosure_render(prediction):
-        prediction.append("{name}")
-        return "{name}" if "{name}" in prediction[0] else None
+    def cynosure_export(model):
+        model.append("{name}")
+        return "{name}" if "{name}" in model[0] else None
 """
 
 
@@ -236,12 +238,12 @@ def test_hooks_run_in_registry_order(load):
 
 def test_first_result_stops_the_others(load):
     asked = ["second"]
-    assert load({"first": RECORD, "second": RECORD, "third": RECORD}).render(asked) == "second"
+    assert load({"first": RECORD, "second": RECORD, "third": RECORD}).export(asked, "txt", None, None) == "second"
     assert asked == ["second", "first", "second"], "a plugin after the first answer was asked too"
 
 
 def test_no_answer_gives_none(load):
-    assert load({"first": RECORD}).render(["nobody"]) is None
+    assert load({"first": RECORD}).export(["nobody"], "txt", None, None) is None
 
 
 def test_error_in_a_hook_names_the_plugin(load):
@@ -288,25 +290,34 @@ def test_error_in_code_that_is_no_hook_names_the_plugin_without_the_hook(load):
         ("training_step", "torch.zeros(())", "returned Tensor: return a StepOutput"),
         ("training_step", "None", "returned None: return a StepOutput"),
         ("build_optimizer", "torch.optim.SGD", "returned the class SGD: return an optimizer"),
+        ("build_model", "'hybrid'", "returned str: return a GuidedModel"),
+        ("render", "torch.zeros(4, 4, 3).numpy()", "returned float32 [4, 4, 3]: return a picture uint8 [H, W, 3]"),
+        ("render", "torch.zeros(4, 4, 3).byte()", "returned Tensor: return a picture uint8 [H, W, 3]"),
         ("transforms", "[print]", "returned list: return one function (example, rng) -> example"),
     ],
 )
 def test_wrong_result_of_a_hook_names_the_plugin(load, hook, result, message):
     source = f"import torch\nfrom cynosure import hookimpl\n@hookimpl\ndef cynosure_{hook}(): return {result}"
-    arguments = {"training_step": 2, "build_optimizer": 1, "transforms": 2}[hook]
+    arguments = len(inspect.signature(getattr(Host, hook)).parameters) - 1
     with pytest.raises(PluginError, match=re.escape(f"cynosure_{hook} of plugin 'wrong' {message}")):
         getattr(load({"wrong": source}), hook)(*[None] * arguments)
 
 
-def test_wrong_result_of_a_wrapper_is_not_laid_at_the_built_in_plugin(tmp_path):
+@pytest.mark.parametrize(
+    ("hook", "arguments"),
+    [
+        ("training_step", (SimpleNamespace(forward=lambda batch: None), None)),
+        ("predict", (SimpleNamespace(answer=lambda request: request.rows), SimpleNamespace(rows=["row"]))),
+        ("render", (SimpleNamespace(image=lambda: np.zeros((1, 1, 3), np.uint8)),)),
+    ],
+)
+def test_a_wrapper_that_forgets_its_result_is_named_and_not_the_built_in_plugin(tmp_path, hook, arguments):
     file = tmp_path / "forgetful.py"
-    file.write_text(
-        "from cynosure import hookimpl\n@hookimpl(wrapper=True)\ndef cynosure_training_step(): result = yield\n"
-    )
+    file.write_text(f"from cynosure import hookimpl\n@hookimpl(wrapper=True)\ndef cynosure_{hook}(): result = yield\n")
     plugins = {"defaults": PluginEntry(module="cynosure.defaults"), "forgetful": PluginEntry(path=file)}
     host = load_host(Registry(plugins, builtin=frozenset({"defaults"})), strict=True)
     with pytest.raises(PluginError, match="of plugin 'forgetful' returned None"):
-        host.training_step(SimpleNamespace(forward=lambda batch: None), None)
+        getattr(host, hook)(*arguments)
 
 
 TRANSFORM = """
@@ -337,12 +348,12 @@ def test_trace_prints_call_order_and_result_until_stopped(load):
     host = load({"first": RECORD, "second": RECORD})
     lines: list[str] = []
     stop = host.trace(lines.append)
-    host.render(["second"])
+    host.export(["second"], "txt", None, None)
     stop()
-    host.render(["second"])
+    host.export(["second"], "txt", None, None)
     assert lines == [
-        "hook cynosure_render(prediction=['second']): first, second",
-        "hook cynosure_render -> 'second'",
+        "hook cynosure_export(model=['second'], format='txt', path=None, task=None, style=None): first, second",
+        "hook cynosure_export -> 'second'",
     ]
 
 

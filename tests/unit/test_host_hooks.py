@@ -4,6 +4,7 @@ import inspect
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from cynosure import hookspecs
@@ -13,8 +14,10 @@ from cynosure.registry import PluginEntry, Registry
 HOOKS = {name: hook for name, hook in vars(hookspecs).items() if name.startswith("cynosure_")}
 CALLED_WHILE_LOADING = {"cynosure_register"}
 RESULTS = {
+    "cynosure_build_model": "GuidedModel.__new__(GuidedModel)",
     "cynosure_build_optimizer": "torch.optim.SGD([torch.zeros(1)])",
     "cynosure_predict": "['answer']",
+    "cynosure_render": "torch.zeros(2, 3, 3).byte().numpy()",
     "cynosure_training_step": "StepOutput(torch.zeros(()), {})",
     "cynosure_transforms": "torch.relu",
 }
@@ -36,7 +39,8 @@ def implement(hook: str, folder: Path) -> Host:
     arguments = ", ".join(inspect.signature(HOOKS[hook]).parameters)
     file = folder / "plugin.py"
     file.write_text(
-        "import torch\nfrom cynosure import hookimpl\nfrom cynosure.core.records import StepOutput\n"
+        "import torch\nfrom cynosure import hookimpl\n"
+        "from cynosure.core.guided import GuidedModel\nfrom cynosure.core.records import StepOutput\n"
         f"seen = []\n@hookimpl\ndef {hook}({arguments}):\n"
         f"    seen.append(({arguments},))\n    return {RESULTS.get(hook, repr('answer'))}\n"
     )
@@ -76,7 +80,7 @@ def test_built_in_answers_come_last(tmp_path):
     file.write_text(
         "from cynosure import hookimpl\n@hookimpl(wrapper=True)\ndef cynosure_predict(model, request):\n"
         "    result = yield\n    return [*result, 'wrapped']\n"
-        "@hookimpl\ndef cynosure_render(prediction):\n    return 'mine' if prediction.mine else None\n"
+        "@hookimpl\ndef cynosure_render(prediction):\n    return prediction.mine\n"
     )
 
     class Model:
@@ -84,16 +88,16 @@ def test_built_in_answers_come_last(tmp_path):
             return [request]
 
     class Prediction:
-        mine = False
+        mine, own = None, np.zeros((1, 1, 3), np.uint8)
 
         def image(self):
-            return "built in"
+            return self.own
 
     registry = Registry({"defaults": PluginEntry(module="cynosure.defaults"), "plugin": PluginEntry(path=file)})
     host = load_host(registry, strict=True)
     request = SimpleNamespace(rows=["first", "second"])
     assert host.predict(Model(), request) == [request, "wrapped"]
     prediction = Prediction()
-    assert host.render(prediction) == "built in"
-    prediction.mine = True
-    assert host.render(prediction) == "mine"
+    assert host.render(prediction) is prediction.own
+    prediction.mine = np.ones((1, 1, 3), np.uint8)
+    assert host.render(prediction) is prediction.mine
