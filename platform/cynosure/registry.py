@@ -198,11 +198,13 @@ def _source_problems(document: Document) -> Iterator[Problem]:
 
 
 def _discovered(content: RegistryFile) -> dict[str, PluginEntry]:
-    """Trusted entry points that no entry names. One whose name is in use is called 'package:name'."""
+    """Trusted entry points that no entry names, itself or its module. One whose name is in use is called
+    'package:name'."""
     named = {entry.entry_point for entry in content.plugins.values()}
+    modules = {entry.module for entry in content.plugins.values()}
     found: dict[str, PluginEntry] = {}
     for full, point in entry_points(content.discovery.entry_points).items():
-        if named.isdisjoint((full, point.name)) and content.discovery.trusts(point.name):
+        if named.isdisjoint((full, point.name)) and point.value not in modules and content.discovery.trusts(point.name):
             taken = point.name in content.plugins or point.name in found
             found[full if taken else point.name] = PluginEntry(entry_point=full, module=None)
     return found

@@ -190,6 +190,13 @@ def test_entry_point_can_be_named_and_renamed(site):
     assert [plugin.name for plugin in load_host(registry, only=["night"], strict=True).plugins] == ["night"]
 
 
+def test_entry_point_whose_module_is_named_loads_once(site):
+    install("starry-plugins", "starry", "starry")
+    registry = load_registry(write("plugins: {night: {module: starry}}"))
+    assert "starry" not in registry.plugins
+    assert [plugin.name for plugin in load_host(registry, only=["night"], strict=True).plugins] == ["night"]
+
+
 def test_entry_points_with_one_name_are_told_apart(site):
     install("starry-plugins", "vq", "starry")
     install("lunar-plugins", "vq", "lunar")
