@@ -203,6 +203,7 @@ def test_new_plugin_is_written_and_entered(capsys):
         (["class"], "cannot be a plugin's name"),
         (["float", "--kind", "task"], "PyTorch uses the name 'float' itself: choose another one, like 'my_float'"),
         (["signal"], "Python uses the name 'signal' itself: choose another one, like 'my_signal'"),
+        (["torch"], "an installed package uses the name 'torch' itself"),
         (["vq"], "has a plugin 'vq' already"),
         (["fine", "--kind", "tusk"], "did you mean 'task'"),
     ],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import keyword
 import re
 import sys
+from importlib.machinery import PathFinder
 from importlib.resources import files
 from pathlib import Path
 from string import Template
@@ -24,9 +25,6 @@ def create(name: str, kind: str, directory: Path) -> list[Path]:
         raise CynosureError(unknown("kind of template", kind, TEMPLATES))
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or keyword.iskeyword(name):
         raise CynosureError(f"'{name}' cannot be a plugin's name; use small letters, digits and _, like 'my_task'")
-    owner = "PyTorch" if kind == "task" and name in TAKEN else "Python" if name in sys.stdlib_module_names else ""
-    if owner:
-        raise CynosureError(f"{owner} uses the name '{name}' itself: choose another one, like 'my_{name}'")
     registry = directory / "registry.yaml"
     if registry.resolve() == packaged_registry().resolve():
         raise CynosureError(
@@ -38,12 +36,24 @@ def create(name: str, kind: str, directory: Path) -> list[Path]:
     for target in targets:
         if target.exists():
             raise CynosureError(f"{target} exists already; choose another name or move it away")
+    if owner := _owner(name, kind):
+        raise CynosureError(f"{owner} uses the name '{name}' itself: choose another one, like 'my_{name}'")
     entered = _enter(registry, name)
     words = {"name": name, "cls": "".join(word.capitalize() for word in name.split("_"))}
     for target, template in zip(targets, TEMPLATES[kind], strict=True):
         text = (files("cynosure.cli") / "templates" / template).read_text(encoding="utf-8")
         write_text(target, Template(text).substitute(words))
     return [*targets, entered]
+
+
+def _owner(name: str, kind: str) -> str:
+    """Who has a use of their own for a name, or ''. A file of a module's name would be imported in its place."""
+    if kind == "task" and name in TAKEN:
+        return "PyTorch"
+    if name in sys.stdlib_module_names:
+        return "Python"
+    installed = PathFinder.find_spec(name)
+    return "an installed package" if installed and installed.origin else ""
 
 
 def _enter(registry: Path, name: str) -> Path:
