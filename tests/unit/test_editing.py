@@ -197,14 +197,14 @@ def test_a_mask_of_0_and_1_says_what_white_is():
     mask = np.zeros((32, 48), np.uint8)
     assert not read_mask(mask, (32, 48)).any()
     mask[3:9] = 1
-    with pytest.raises(DataError, match="holds only 0 and 1, where white is 255"):
+    with pytest.raises(DataError, match=r"^the mask holds only 0 and 1, where white is 255"):
         read_mask(mask, (32, 48))
 
 
 @pytest.mark.parametrize(
     ("given", "kind", "message"),
     [
-        ({"mask": np.ones((48, 32), bool)}, DataError, "mask the mask has 32x48 pixels and the picture 48x32"),
+        ({"mask": np.ones((48, 32), bool)}, DataError, "^the mask has 32x48 pixels and the picture 48x32"),
         ({"mask": np.zeros((32, 48), bool)}, CynosureError, "nothing to draw anew: give a mask with some white"),
         ({"mask": np.ones((32, 48), bool), "invert": True}, CynosureError, "give a mask with some black"),
         ({}, DataError, "nothing to draw anew"),

@@ -104,15 +104,14 @@ def read_mask(source: Any, size: tuple[int, int]) -> np.ndarray:
     From half grey on a pixel is white; transparent ones are black. Raises DataError for a picture of another size.
     """
     picture = load_picture(source, None if isinstance(source, str) or hasattr(source, "__fspath__") else "the mask")
+    named = picture.name if picture.name == "the mask" else f"mask {picture.name}"
     if picture.size != size:
         (height, width), (rows, columns) = picture.size, size
         raise DataError(
-            f"mask {picture.name} has {width}x{height} pixels and the picture {columns}x{rows}: make them the same size"
+            f"{named} has {width}x{height} pixels and the picture {columns}x{rows}: make them the same size"
         )
     if picture.image.max() == 1:
-        raise DataError(
-            f"mask {picture.name} holds only 0 and 1, where white is 255: multiply it by 255, or give it as bool"
-        )
+        raise DataError(f"{named} holds only 0 and 1, where white is 255: multiply it by 255, or give it as bool")
     opaque = 1.0 if picture.alpha is None else picture.alpha / np.float32(255)
     return luma(picture.image) * opaque >= 127.5
 
