@@ -32,6 +32,8 @@ def validate(module: ModuleType) -> list[str]:
         if looks_like_hook and function not in marked:
             hint = "" if name in _HOOKS else f"; there is no hook {name}{did_you_mean(name, _HOOKS)}"
             problems.append(f"{name} is not decorated, forgot @hookimpl?{hint}")
+    if not isinstance(getattr(module, "FORMATS", {}), Mapping) and "cynosure_export" in dict(found):
+        problems.append("FORMATS must map names of formats to endings of files, like {'onnx': '.onnx'}")
     if not found and not problems:
         problems.append("implements no hook; write cynosure_register(register) under @hookimpl")
     return problems or _refusal(module)

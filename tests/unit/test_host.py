@@ -141,6 +141,11 @@ def test_what_pluggy_refuses_leaves_the_others_alone(load):
     assert "mutually exclusive" in only_failure(host) and [p.name for p in host.plugins] == ["first", "last"]
 
 
+def test_formats_without_endings_are_refused(load):
+    source = "from cynosure import hookimpl\nFORMATS = ['onnx']\n@hookimpl\ndef cynosure_export(path): ..."
+    assert "FORMATS must map names of formats to endings" in only_failure(load({"formats": source}))
+
+
 def test_module_that_is_loaded_already_is_refused():
     entry = PluginEntry(module="cynosure_plugins.callbacks.starvation")
     host = load_host(Registry({"starvation": entry, "mine": entry}))
