@@ -79,10 +79,11 @@ def prepare_folder(run: Run) -> None:
     """Remove what a kill or an earlier attempt left that does not belong to the run as it goes on from here."""
     if run.main:
         files.remove_parts(run.directory)
-        if newest(run.directory) is None:
-            (run.directory / logs.FILE).unlink(missing_ok=True)
-        else:
-            logs.rewind(run.directory / logs.FILE, run.recipe.train.stages, run.stage, run.step)
+        log = run.directory / logs.FILE
+        if newest(run.directory):
+            logs.rewind(log, run.recipe.train.stages, run.stage, run.step)
+        elif log.is_file():
+            log.unlink()
         files.write_text(run.directory / RECIPE, run.recipe.to_yaml())
 
 
