@@ -13,6 +13,7 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from reprlib import Repr
 from types import ModuleType
@@ -82,21 +83,21 @@ class Host:
 
         hook = "cynosure_build_model"
         found = self._call(hook, recipe=recipe)
-        return None if found is None else checked(self._named(hook), found, GuidedModel, "a GuidedModel")
+        return None if found is None else self._checked(hook, found, GuidedModel, "a GuidedModel")
 
     def build_optimizer(self, run: Any) -> torch.optim.Optimizer | None:
         from torch.optim import Optimizer
 
         hook = "cynosure_build_optimizer"
         found = self._call(hook, run=run)
-        return None if found is None else checked(self._named(hook), found, Optimizer, "an optimizer")
+        return None if found is None else self._checked(hook, found, Optimizer, "an optimizer")
 
     def transforms(self, task: Task, split: str) -> list[Transform]:
         hook = "cynosure_transforms"
         transforms: list[Transform] = []
         for found in self._call(hook, task=task, split=split):
             giver = self._named(hook, found)
-            function = checked(giver, found, Callable, "one function (example, rng) -> example")
+            function = checked(partial(str, giver), found, Callable, "one function (example, rng) -> example")
             transforms.append(NamedTransform(function, f"the function of {giver}"))
         return transforms
 
@@ -113,7 +114,7 @@ class Host:
 
         hook = "cynosure_training_step"
         found = self._call(hook, run=run, batch=batch)
-        return checked(self._named(hook), found, StepOutput, "a StepOutput")
+        return self._checked(hook, found, StepOutput, "a StepOutput")
 
     def step_end(self, run: Any, logs: Mapping[str, float]) -> None:
         self._call("cynosure_step_end", run=run, logs=logs)
@@ -137,7 +138,7 @@ class Host:
         if found is None and not self._has_default(hook):
             return None
         with self._noted(hook):
-            answers = list(checked(self._named(hook), found, Iterable, "a list with a Prediction for each row"))
+            answers = list(self._checked(hook, found, Iterable, "a list with a Prediction for each row"))
         if len(answers) != wanted:
             raise PluginError(f"{self._named(hook)} gave {len(answers)} answers for {wanted} rows: return one for each")
         return answers
@@ -145,7 +146,9 @@ class Host:
     def render(self, prediction: Prediction) -> np.ndarray | None:
         hook = "cynosure_render"
         found = self._call(hook, prediction=prediction)
-        return None if found is None and not self._has_default(hook) else checked_picture(self._named(hook), found)
+        if found is None and not self._has_default(hook):
+            return None
+        return checked_picture(partial(self._named, hook), found)
 
     def export(
         self, model: Any, format: str, path: Path, task: str | None, style: Sequence[int] | None = None
@@ -191,6 +194,9 @@ class Host:
                 implemented = any(plugin.name == name and hook in plugin.hooks for plugin in self.plugins)
                 error.add_note(f"raised in {hook if implemented else 'the code'} of plugin '{name}'")
             raise
+
+    def _checked(self, hook: str, result: Any, kind: Any, wanted: str) -> Any:
+        return checked(partial(self._named, hook), result, kind, wanted)
 
     def _has_default(self, hook: str) -> bool:
         """Whether Cynosure itself answers where no other plugin does: no result is then a wrapper's that lost it."""

@@ -37,8 +37,8 @@ def collate(task: str, examples: Sequence[Example], size: int | None = None) -> 
 
 
 def _stack(task: str, values: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    names = [set(v) for v in values]
-    if partly := names[0].union(*names) - names[0].intersection(*names):
+    if any(v.keys() != values[0].keys() for v in values):
+        partly = set().union(*values) - set(values[0]).intersection(*values)
         text = f"task {task}: some rows of a batch have {', '.join(sorted(partly))} and others do not"
         raise DataError(f"{text}: give all the same columns")
     stacked: dict[str, Any] = {}

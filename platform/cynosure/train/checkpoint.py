@@ -214,15 +214,16 @@ def _laid_out_as(parameter: torch.Tensor, tensor: torch.Tensor) -> torch.Tensor:
 
 def step_directories(directory: Path) -> list[Path]:
     """Complete training checkpoints of a run, oldest first (their names sort by stage, then step)."""
-    return [folder for folder in _folders(directory) if (folder / STATE).is_file()]
+    return [folder for folder in all_directories(directory) if (folder / STATE).is_file()]
 
 
 def damaged_directories(directory: Path) -> list[Path]:
     """Training checkpoints that have lost what they were written with last."""
-    return [folder for folder in _folders(directory) if not (folder / STATE).is_file()]
+    return [folder for folder in all_directories(directory) if not (folder / STATE).is_file()]
 
 
-def _folders(directory: Path) -> list[Path]:
+def all_directories(directory: Path) -> list[Path]:
+    """Training checkpoints of a run, complete or damaged."""
     return sorted(path for path in (directory / "checkpoints").glob("[!.]*") if path.is_dir())
 
 

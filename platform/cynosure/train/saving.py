@@ -31,7 +31,7 @@ _REMOVE = "Remove {} to go on from the checkpoint before it, if there is one."
 
 
 def has_progress(directory: Path) -> bool:
-    return is_finished(directory) or bool(files.step_directories(directory) or files.damaged_directories(directory))
+    return is_finished(directory) or bool(files.all_directories(directory))
 
 
 def is_finished(directory: Path) -> bool:

@@ -27,8 +27,8 @@ class Autoregressive(Prior):
     Each task has its own start vector, and a token of its own that decoder positions attend to beside the image; of
     several, each also has an offset of its own for every position's input and for every code's logit, since what a code
     means and how often it comes differ from task to task. The published model, of one task, is `start_code: true,
-    task_tokens: false`. Codes of depth D > 1 are written position
-    by position, depth first; every position keeps to its segment's K.
+    task_tokens: false`. Codes of depth D > 1 are written position by position, depth first; every position keeps to its
+    segment's K.
 
     Raises ValueError for options that contradict each other or the codes.
     """
