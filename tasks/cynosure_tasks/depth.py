@@ -92,14 +92,16 @@ class Depth(Task):
         return self.to_log(depth)[:, None]
 
     def loss(self, outputs: torch.Tensor, batch: Batch) -> dict[str, torch.Tensor]:
-        """'bins': cross-entropy, 0 in bin 0, mean over all pixels. 'log': 4 * smooth L1, mean where depth is known."""
+        """'bins': cross-entropy, 0 in bin 0, mean over all pixels. 'log': 4 * smooth L1, mean of every picture where its
+        depth is known, then over pictures, so that half a batch and the whole agree."""
         depth = batch.targets["depth"]
         if self.config.encoding == "bins":
             bins = self.to_bins(depth)
             return {"depth": (cross_entropy(outputs, bins) * (bins > 0)).mean()}
         error = F.smooth_l1_loss(outputs[:, 0].float(), self.to_log(depth), beta=0.05, reduction="none")
-        valid = depth > 0
-        return {"depth": 4 * (error * valid).sum() / valid.sum().clamp(min=1)}
+        known = depth > 0
+        pictures = (error * known).sum((1, 2)) / known.sum((1, 2)).clamp(min=1)
+        return {"depth": 4 * pictures.mean()}
 
     def decode(self, outputs: torch.Tensor, batch: Batch) -> list[Prediction]:
         if self.config.encoding == "bins":

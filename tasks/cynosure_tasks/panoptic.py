@@ -37,6 +37,11 @@ class Panoptic(Task):
         )
         id_order: Literal["y", "x"] = Field("y", description="number segments top to bottom (UViM) or left to right")
         thing_weight: float = Field(1.0, gt=0, description="weight of thing pixels in the loss; small models want 5")
+        crowds: Literal["void", "segment"] = Field(
+            "void",
+            description="what training sees in a crowd, a region of many things that nobody told apart: void, or one "
+            "more segment of its class (UViM); evaluation always tells crowds from segments",
+        )
         min_fraction: float = Field(0.0, ge=0, lt=1, description="segments of at most this share become void")
         augment: Augment = "inception"
         resize: Resize = "antialias"
@@ -66,6 +71,8 @@ class Panoptic(Task):
 
     def prepare(self, row: Mapping[str, Any], rng: np.random.Generator, train: bool) -> Example:
         labels = None if row.get("panoptic") is None else np.asarray(row["panoptic"])
+        if labels is not None and train and self.config.crowds == "segment" and row.get("crowd") is not None:
+            labels = _with_crowds(labels, np.asarray(row["crowd"]))
         how = self.config.augment if train else "none"
         image, labels = view(row_image(row), labels, self.image_size, rng, how, self.config.resize)
         targets = {} if labels is None else {"panoptic": self.number(labels)}
@@ -167,6 +174,12 @@ class Panoptic(Task):
 
     def _segments(self, prediction: Prediction) -> tuple[np.ndarray, np.ndarray]:
         return merge_stuff(prediction.values["class"], prediction.values["instance"], self.is_thing)
+
+
+def _with_crowds(labels: np.ndarray, crowd: np.ndarray) -> np.ndarray:
+    """(class, id) [H, W, 2] with the class of crowds [H, W] where that is not 0, under an id that no segment has."""
+    segments = np.stack([crowd, np.full_like(crowd, labels[..., 1].max() + 1)], axis=-1)
+    return np.where(crowd[..., None] > 0, segments, labels)
 
 
 def _sum_by_number(values: torch.Tensor, numbers: torch.Tensor, count: int) -> torch.Tensor:

@@ -137,12 +137,13 @@ def test_a_model_without_codes_trains(project: Project) -> None:
 # --- how steps are made
 
 
-def test_accumulation_equals_the_large_batch(project: Project) -> None:
+@pytest.mark.parametrize(("task", "other"), [("colorization", "depth"), ("depth", "colorization")])
+def test_accumulation_equals_the_large_batch(project: Project, task: str, other: str) -> None:
     sgd = ("train.codes.optimizer=sgd", "train.codes.ema=0", "train.codes.clip=0", "train.codes.lr=0.1")
     project.plugin("sgd", SGD)
-    one = ("model.prior=null", "model.tokenizer=null", "train.stages=[codes]", "tasks.depth=null")
-    project.train("small", *one, *sgd, "train.codes.accumulate=4", "tasks.colorization.batch_size=2")
-    project.train("large", *one, *sgd, "train.codes.accumulate=1", "tasks.colorization.batch_size=8")
+    one = ("model.prior=null", "model.tokenizer=null", "train.stages=[codes]", f"tasks.{other}=null")
+    project.train("small", *one, *sgd, "train.codes.accumulate=4", f"tasks.{task}.batch_size=2")
+    project.train("large", *one, *sgd, "train.codes.accumulate=1", f"tasks.{task}.batch_size=8")
     small, large = weights(project.folder / "small"), weights(project.folder / "large")
     assert all(torch.allclose(small[k], large[k], atol=1e-6) for k in small)
 

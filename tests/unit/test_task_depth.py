@@ -68,6 +68,18 @@ def test_pictures_without_any_depth_are_harmless(options: dict[str, Any]) -> Non
 
 
 @pytest.mark.parametrize("options", ENCODINGS)
+def test_half_a_batch_and_the_whole_agree_however_much_depth_is_missing(options: dict[str, Any]) -> None:
+    """Accumulated micro-batches and ranks average losses: a mean over all known pixels would weigh pictures anew."""
+    task = depth_task(**options)
+    sparse = row()
+    sparse["depth"][2:] = 0
+    outputs = torch.randn(2, task.channels, 8, 8)
+    whole = task.loss(outputs, batch_of(task, row(), sparse))["depth"]
+    halves = [task.loss(outputs[i : i + 1], batch_of(task, r))["depth"] for i, r in enumerate((row(), sparse))]
+    torch.testing.assert_close(whole, sum(halves) / 2)
+
+
+@pytest.mark.parametrize("options", ENCODINGS)
 def test_predictions_stay_in_range(options: dict[str, Any]) -> None:
     task = depth_task(**options)
     depth = task.decode(torch.randn(1, task.channels, 8, 8) * 100, batch_of(task, row()))[0].values["depth"]

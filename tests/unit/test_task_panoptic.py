@@ -53,6 +53,22 @@ def test_things_are_numbered_by_place(order: str, numbers: dict[str, int]) -> No
     assert instance[0, 0] == 0 and instance[15, 15] == 0, "stuff carries a number although stuff is 'class'"
 
 
+def test_crowds_are_void_or_one_more_segment_in_training_and_never_in_evaluation() -> None:
+    """COCO's crowds: UViM's training sees a segment of their class, the counting rule tells them from segments."""
+    row = scene()
+    row["panoptic"][9:14, 1:5] = 0
+    row["crowd"] = np.where(np.arange(16)[:, None] >= 14, BOX, 0) * np.ones((1, 16), dtype=np.int32)
+    row["panoptic"][14:] = 0
+    both, one = panoptic(crowds="segment"), panoptic()
+    classes, instance = both.prepare(row, RNG, train=True).targets["panoptic"]
+    assert (classes[14:] == BOX).all() and len({int(instance[15, 0]), int(instance[2, 11]), int(instance[9, 12])}) == 3
+    assert (instance[14:] == instance[15, 0]).all() and instance[15, 0] > 0
+    assert (classes[9:14, 1:5] == 0).all(), "void that is no crowd stays void"
+    for task, train in ((both, False), (one, True)):
+        assert (task.prepare(row, RNG, train=train).targets["panoptic"][:, 14:] == 0).all()
+    assert (row["panoptic"][14:] == 0).all(), "the row itself changed"
+
+
 def test_number_mode_gives_every_segment_a_number_stuff_included() -> None:
     classes, instance = panoptic(stuff="number").prepare(scene(), RNG, train=False).targets["panoptic"]
     segments = {(int(c), int(i)) for c, i in zip(classes.ravel(), instance.ravel(), strict=True)}
