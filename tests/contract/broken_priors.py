@@ -107,4 +107,32 @@ class Displaced(Autoregressive):  # type: ignore[misc]
         return super().logits(inputs, tokens.roll(1, dims=1), task)
 
 
-PRIORS = (Careless, Displaced, Untaught, Messy, Finishing, Free, Lukewarm, Refusing, Dreaming, BlindPrior)
+class Settled(Autoregressive):  # type: ignore[misc]
+    """Stays in evaluation mode once it has sampled."""
+
+    def sample(self, inputs: Mapping[str, Any], task: str, settings: SampleSettings, seeds: torch.Tensor) -> Codes:
+        self.eval()
+        return super().sample(inputs, task, settings, seeds)
+
+
+class SummedPrior(Autoregressive):  # type: ignore[misc]
+    """Adds up what rows cost."""
+
+    def loss(self, inputs: Mapping[str, Any], codes: Codes, task: str) -> dict[str, torch.Tensor]:
+        return {name: len(codes.ids) * value for name, value in super().loss(inputs, codes, task).items()}
+
+
+PRIORS = (
+    Careless,
+    Settled,
+    SummedPrior,
+    Displaced,
+    Untaught,
+    Messy,
+    Finishing,
+    Free,
+    Lukewarm,
+    Refusing,
+    Dreaming,
+    BlindPrior,
+)

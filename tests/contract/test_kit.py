@@ -10,152 +10,15 @@ import pytest
 import torch
 from broken_networks import BASES, ENCODERS, TASKS
 from broken_priors import PRIORS
+from broken_quantizers import QUANTIZERS
 from torch import nn
 
-from cynosure.core.contracts import Base, Criterion, Encoder, PartConfig, Quantizer
+from cynosure.core.contracts import Base, Criterion, Encoder, PartConfig
 from cynosure.core.metrics import MeanMetric, SumMetric
-from cynosure.core.records import Quantized, Shapes
-from cynosure.errors import CynosureError, TrainingError
+from cynosure.core.records import Shapes
+from cynosure.errors import CynosureError
 from cynosure.host import Host, load_host
 from cynosure.testing import check_component
-
-
-class Rounding(Quantizer):
-    """A sound quantizer to start from: the sign of the first number chooses one of two codewords."""
-
-    class Config(PartConfig):
-        pass
-
-    def __init__(self, config: Config) -> None:
-        super().__init__()
-        self.vocab_size, self.dim, self.depth = 2, 3, 1
-        self.register_buffer("codewords", torch.tensor([[-1.0, 0, 0], [1, 0, 0]]))
-
-    def forward(self, vectors: torch.Tensor) -> Quantized:
-        vectors = vectors.float()
-        if not bool(vectors.isfinite().all()):
-            raise CynosureError("not finite")
-        ids = (vectors[..., :1] > 0).long()
-        passed = self.lookup(ids) + vectors - vectors.detach()
-        return Quantized(passed, ids, {}, torch.bincount(ids.flatten(), minlength=2))
-
-    def lookup(self, ids: torch.Tensor) -> torch.Tensor:
-        return self.codewords[ids[..., 0]]
-
-
-class NoGradient(Rounding):
-    def forward(self, vectors: torch.Tensor) -> Quantized:
-        found = super().forward(vectors)
-        return Quantized(found.vectors.detach().requires_grad_(), found.ids, {}, found.usage)
-
-
-class LearnsInEvaluation(Rounding):
-    def forward(self, vectors: torch.Tensor) -> Quantized:
-        found = super().forward(vectors)
-        self.codewords = self.codewords * 0.9
-        return found
-
-
-class LearnsFromTheLastMicroBatch(Rounding):
-    def __init__(self, config: Rounding.Config) -> None:
-        super().__init__(config)
-        self.register_buffer("centre", torch.zeros(()))
-        self.latest = torch.zeros(())
-
-    def forward(self, vectors: torch.Tensor) -> Quantized:
-        self.latest = vectors.detach().float().mean()
-        return super().forward(vectors)
-
-    def learn(self) -> None:
-        if not self.latest.isfinite():
-            raise TrainingError("the vectors are not finite")
-        self.centre.copy_(self.latest)
-
-
-class LearnsAlone(LearnsFromTheLastMicroBatch):
-    """Learns from all micro-batches, but from those of its own process only."""
-
-    def __init__(self, config: Rounding.Config) -> None:
-        super().__init__(config)
-        self.seen: list[torch.Tensor] = []
-
-    def forward(self, vectors: torch.Tensor) -> Quantized:
-        found = super().forward(vectors)
-        self.seen.append(vectors.detach().float())
-        return found
-
-    def learn(self) -> None:
-        seen, self.seen = self.seen, []
-        if seen:
-            self.latest = torch.cat(seen).mean()
-            super().learn()
-
-
-class CountsApart(Rounding):
-    """Counts the steps where no checkpoint finds them."""
-
-    def __init__(self, config: Rounding.Config) -> None:
-        super().__init__(config)
-        self.register_buffer("parity", torch.zeros(()))
-        self.steps = 0
-
-    def forward(self, vectors: torch.Tensor) -> Quantized:
-        found = super().forward(vectors)
-        self.steps += self.training
-        return found
-
-    def learn(self) -> None:
-        self.parity.fill_(min(self.steps, 4))
-
-
-class Coarse(Rounding):
-    """Adds in the precision of its input, in which a little more than 64 is 64."""
-
-    def forward(self, vectors: torch.Tensor) -> Quantized:
-        found = super().forward(vectors)
-        ids = (vectors[..., :1] + 64 > 64).long()
-        return Quantized(self.lookup(ids) + found.vectors - found.vectors.detach(), ids, {}, found.usage)
-
-
-class Rigid(Rounding):
-    """Loads what fits and leaves it to torch to complain."""
-
-    class Config(PartConfig):
-        vocab_size: int
-
-    def __init__(self, config: Config) -> None:
-        super().__init__(Rounding.Config())
-        self.register_buffer("unused", torch.zeros(config.vocab_size))
-
-
-class HiddenState(Rounding):
-    def __init__(self, config: Rounding.Config) -> None:
-        super().__init__(config)
-        self.scale = float(torch.rand(()))
-
-    def lookup(self, ids: torch.Tensor) -> torch.Tensor:
-        return super().lookup(ids) * self.scale
-
-
-class Backwards(Rounding):
-    """Passes the gradient on with the other sign."""
-
-    def forward(self, vectors: torch.Tensor) -> Quantized:
-        found = super().forward(vectors)
-        passed = found.vectors.detach() - vectors.float() + vectors.float().detach()
-        return Quantized(passed, found.ids, {}, found.usage)
-
-
-class Tableless(Rounding):
-    """Shows priors other codewords than it uses."""
-
-    def code_vectors(self) -> torch.Tensor:
-        return 0 * super().code_vectors()
-
-
-class TakesNaN(Rounding):
-    def forward(self, vectors: torch.Tensor) -> Quantized:
-        return super().forward(vectors.nan_to_num())
 
 
 class Restless(Criterion):
@@ -286,8 +149,7 @@ class OwnRows(MeanMetric):
 @pytest.fixture(scope="module")
 def host() -> Host:
     host = load_host(only=["depth"])
-    sound_but_one = (Rounding, NoGradient, LearnsInEvaluation, LearnsFromTheLastMicroBatch, HiddenState, TakesNaN)
-    for cls in (*sound_but_one, Backwards, Tableless, LearnsAlone, CountsApart, Coarse, Rigid):
+    for cls in QUANTIZERS:
         host.components.add("quantizer", cls.__name__, cls, "test")
     for cls in (Deaf, Idle, Terse, *BASES):
         host.components.add("base", cls.__name__, cls, "test")
@@ -328,6 +190,7 @@ BROKEN = [
     ("quantizer", "Coarse", {"computes_in_full_precision"}),
     ("quantizer", "Rigid", {"refuses_a_codebook_of_another_size"}),
     ("quantizer", "HiddenState", {"state_survives"}),
+    ("quantizer", "MessyQuantizer", {"what_is_given_stays_as_it_is", "quantizing_twice_changes_nothing"}),
     ("quantizer", "TakesNaN", {"refuses_nan", "nan_stays_nan_in_evaluation"}),
     ("base", "Deaf", {"codes_matter", "gradient_reaches_the_vectors"}),
     ("base", "Terse", {"codes_matter", "gradient_reaches_the_vectors", "takes_or_refuses_odd_sizes"}),
@@ -373,6 +236,8 @@ BROKEN = [
     ("prior", "Lukewarm", {"settings_are_followed_or_refused"}),
     ("prior", "Refusing", set()),
     ("prior", "Dreaming", {"samples_read_the_inputs", "greedy_samples_follow_the_logits"}),
+    ("prior", "Settled", {"training_mode_is_left_alone"}),
+    ("prior", "SummedPrior", {"first_loss_is_that_of_guessing"}),
     ("prior", "BlindPrior", {"loss_reads_the_inputs"}),
     ("prior", "Displaced", {"minimising_the_loss_teaches_the_codes", "greedy_samples_follow_the_logits"}),
     ("metric", "depth_error", {"batches_add_up"}),

@@ -107,6 +107,19 @@ def what_is_given_stays_as_it_is(subject: Subject) -> None:
 
 
 @check("prior")
+def training_mode_is_left_alone(subject: Subject) -> None:
+    """A prior that samples and stays in evaluation mode trains without dropout from there on."""
+    prior, of = loosened(subject), code_shapes(subject)
+    for mode in (True, False):
+        prior.train(mode)
+        for task in CHANNELS:
+            prior.loss(inputs(), codes_of(of), task)
+            prior.sample(inputs(), task, SampleSettings(), SEEDS)
+        changed = [name or "the prior" for name, module in prior.named_modules() if module.training != mode]
+        assert not changed, f"training mode of {', '.join(changed[:3])} is another after loss and sample: set it back"
+
+
+@check("prior")
 def loss_reads_the_inputs(subject: Subject) -> None:
     prior, of = loosened(subject), code_shapes(subject)
     if has_encoder(prior):

@@ -14,7 +14,7 @@ from cynosure.core.records import CodeSpec, Quantized
 from cynosure.errors import CynosureError
 from cynosure.testing.checks import Subject, check
 from cynosure.testing.ranks import AVAILABLE, State, on_two_ranks
-from cynosure.testing.samples import require_gradients, require_same, require_state_round_trip
+from cynosure.testing.samples import require_gradients, require_same, require_state_round_trip, require_unchanged
 
 LARGER: Mapping[str, Callable[[Any], Any]] = {
     "vocab_size": lambda size: 2 * size,
@@ -73,6 +73,16 @@ def ids_are_codes(subject: Subject) -> None:
         codes = len(vectors) * sum(segment.length * segment.depth for segment in spec.segments)
         assert int(found.usage.sum()) == codes, "usage must count every id of the batch once"
         assert all(loss.ndim == 0 for loss in found.losses.values()), "losses must be scalars"
+
+
+@check("quantizer")
+def what_is_given_stays_as_it_is(subject: Subject) -> None:
+    quantizer = subject.build()
+    vectors, ids = _vectors(quantizer), quantizer.eval()(_vectors(quantizer)).ids
+    with require_unchanged({"vectors": vectors, "ids": ids}):
+        quantizer.lookup(ids)
+        for mode in (True, False):
+            quantizer.train(mode)(vectors)
 
 
 @check("quantizer")
