@@ -133,12 +133,16 @@ class Host:
     # --- when a model is used
 
     def predict(self, model: Any, request: Any) -> list[Prediction] | None:
-        hook, wanted = "cynosure_predict", len(request.rows)
+        from cynosure.core.records import Prediction
+
+        hook, wanted, form = "cynosure_predict", len(request.rows), "a list with a Prediction for each row"
         found = self._call(hook, model=model, request=request)
         if found is None and not self._has_default(hook):
             return None
         with self._noted(hook):
-            answers = list(self._checked(hook, found, Iterable, "a list with a Prediction for each row"))
+            answers = list(self._checked(hook, found, Iterable, form))
+        for answer in answers:
+            self._checked(hook, answer, Prediction, form)
         if len(answers) != wanted:
             raise PluginError(f"{self._named(hook)} gave {len(answers)} answers for {wanted} rows: return one for each")
         return answers
@@ -153,7 +157,9 @@ class Host:
     def export(
         self, model: Any, format: str, path: Path, task: str | None, style: Sequence[int] | None = None
     ) -> Path | None:
-        return self._call("cynosure_export", model=model, format=format, path=path, task=task, style=style)
+        hook = "cynosure_export"
+        found = self._call(hook, model=model, format=format, path=path, task=task, style=style)
+        return None if found is None else self._checked(hook, found, Path, "the pathlib.Path that it wrote")
 
     def export_formats(self) -> dict[str, str]:
         """The formats that plugins with cynosure_export list in their `FORMATS`: name -> ending of files."""

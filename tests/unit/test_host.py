@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from cynosure.core.records import Example
+from cynosure.core.records import Example, Prediction
 from cynosure.errors import CynosureError, PluginError
 from cynosure.host import Host, load_host
 from cynosure.registry import PluginEntry, Registry
@@ -222,6 +222,7 @@ def test_required_version_is_checked(load, stated, wanted, problem):
 
 
 RECORD = """
+    from pathlib import Path
     from cynosure import hookimpl
 
     @hookimpl
@@ -231,7 +232,7 @@ RECORD = """
     @hookimpl
     def cynosure_export(model):
         model.append("{name}")
-        return "{name}" if "{name}" in model[0] else None
+        return Path("{name}") if "{name}" in model[0] else None
 """
 
 
@@ -243,7 +244,8 @@ def test_hooks_run_in_registry_order(load):
 
 def test_first_result_stops_the_others(load):
     asked = ["second"]
-    assert load({"first": RECORD, "second": RECORD, "third": RECORD}).export(asked, "txt", None, None) == "second"
+    found = load({"first": RECORD, "second": RECORD, "third": RECORD}).export(asked, "txt", None, None)
+    assert found == Path("second")
     assert asked == ["second", "first", "second"], "a plugin after the first answer was asked too"
 
 
@@ -263,21 +265,20 @@ def test_error_in_a_hook_names_the_plugin(load):
     [
         ("request.rows[:1]", "cynosure_predict of plugin 'wrong' gave 1 answers for 2 rows"),
         ("(row for row in request.rows * 2)", "cynosure_predict of plugin 'wrong' gave 4 answers for 2 rows"),
-        (
-            "7",
-            "cynosure_predict of plugin 'wrong' returned int: return a list with",
-        ),
+        ("7", "cynosure_predict of plugin 'wrong' returned int: return a list with"),
+        ("[request.rows[0], 'second']", "cynosure_predict of plugin 'wrong' returned str: return a list with"),
     ],
 )
-def test_another_number_of_predictions_than_rows_names_the_plugin(load, answer, message):
+def test_other_answers_than_a_prediction_for_each_row_name_the_plugin(load, answer, message):
     source = f"from cynosure import hookimpl\n@hookimpl\ndef cynosure_predict(request): return {answer}"
     with pytest.raises(PluginError, match=re.escape(message)):
-        load({"wrong": source}).predict(None, SimpleNamespace(rows=["first", "second"]))
+        load({"wrong": source}).predict(None, SimpleNamespace(rows=[Prediction(None, {}), Prediction(None, {})]))
 
 
 def test_predictions_come_as_a_list(load):
     source = "from cynosure import hookimpl\n@hookimpl\ndef cynosure_predict(request): return iter(request.rows)"
-    assert load({"lazy": source}).predict(None, SimpleNamespace(rows=("first", "second"))) == ["first", "second"]
+    rows = Prediction(None, {}), Prediction(None, {})
+    assert load({"lazy": source}).predict(None, SimpleNamespace(rows=rows)) == [*rows]
 
 
 def test_error_in_code_that_is_no_hook_names_the_plugin_without_the_hook(load):
@@ -298,6 +299,7 @@ def test_error_in_code_that_is_no_hook_names_the_plugin_without_the_hook(load):
         ("build_model", "'hybrid'", "returned str: return a GuidedModel"),
         ("render", "torch.zeros(4, 4, 3).numpy()", "returned float32 [4, 4, 3]: return a picture uint8 [H, W, 3]"),
         ("render", "torch.zeros(4, 4, 3).byte()", "returned Tensor: return a picture uint8 [H, W, 3]"),
+        ("export", "'model.onnx'", "returned str: return the pathlib.Path that it wrote"),
         ("transforms", "[print]", "returned list: return one function (example, rng) -> example"),
     ],
 )
@@ -312,7 +314,7 @@ def test_wrong_result_of_a_hook_names_the_plugin(load, hook, result, message):
     ("hook", "arguments"),
     [
         ("training_step", (SimpleNamespace(forward=lambda batch: None), None)),
-        ("predict", (SimpleNamespace(answer=lambda request: request.rows), SimpleNamespace(rows=["row"]))),
+        ("predict", (SimpleNamespace(answer=lambda request: request.rows), SimpleNamespace(rows=[Prediction(None, {})]))),
         ("render", (SimpleNamespace(image=lambda: np.zeros((1, 1, 3), np.uint8)),)),
     ],
 )
@@ -358,7 +360,7 @@ def test_trace_prints_call_order_and_result_until_stopped(load):
     host.export(["second"], "txt", None, None)
     assert lines == [
         "hook cynosure_export(model=['second'], format='txt', path=None, task=None, style=None): first, second",
-        "hook cynosure_export -> 'second'",
+        f"hook cynosure_export -> {Path('second')!r}",
     ]
 
 
