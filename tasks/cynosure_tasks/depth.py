@@ -92,8 +92,10 @@ class Depth(Task):
         return self.to_log(depth)[:, None]
 
     def loss(self, outputs: torch.Tensor, batch: Batch) -> dict[str, torch.Tensor]:
-        """'bins': cross-entropy, 0 in bin 0, mean over all pixels. 'log': 4 * smooth L1, mean of every picture where its
-        depth is known, then over pictures, so that half a batch and the whole agree."""
+        """'bins': cross-entropy, 0 in bin 0, mean over all pixels. 'log': 4 * smooth L1, mean where depth is known.
+
+        The latter is the mean over pictures of each picture's mean, so that half a batch and the whole agree.
+        """
         depth = batch.targets["depth"]
         if self.config.encoding == "bins":
             bins = self.to_bins(depth)

@@ -314,7 +314,7 @@ def test_wrong_result_of_a_hook_names_the_plugin(load, hook, result, message):
     ("hook", "arguments"),
     [
         ("training_step", (SimpleNamespace(forward=lambda batch: None), None)),
-        ("predict", (SimpleNamespace(answer=lambda request: request.rows), SimpleNamespace(rows=[Prediction(None, {})]))),
+        ("predict", (SimpleNamespace(answer=lambda request: request.rows), SimpleNamespace(rows=[]))),
         ("render", (SimpleNamespace(image=lambda: np.zeros((1, 1, 3), np.uint8)),)),
     ],
 )
