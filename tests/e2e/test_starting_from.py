@@ -58,7 +58,9 @@ def added(old: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_an_added_task_leaves_every_old_weight_and_statistic_alone(old: Path, added: Path) -> None:
     before, after = weights(old), weights(added)
     assert same(before, {name: after[name] for name in before})
-    apart = {f"prior.{what}.depth" for what in ("task_positions", "task_biases")}  # of several tasks alone
+    shared = ("base.trunk", "prior.encoder.trunk", "tokenizer")
+    offsets = {f"{part}.transformer.offsets.depth" for part in shared}
+    apart = {f"prior.{what}.depth" for what in ("task_positions", "task_biases")} | offsets  # of several tasks alone
     assert {name for name in after if name not in before} - apart == {n for n in after if "colorization" in n}
     assert not any(after[name].any() for name in apart), "they begin as nothing, and stay so"
 
@@ -142,9 +144,11 @@ def test_several_processes_add_a_task(home: Project, added: Path) -> None:
     assert same(before, {n: after[n] for n in before})
 
 
-def test_a_task_that_has_nothing_to_learn_is_named(home: Project) -> None:
+def test_a_task_that_has_nothing_to_learn_is_named(home: Project, added: Path) -> None:
+    shutil.copytree(added, home.folder / "added")
+    third = "tasks.panoptic={data: scenes, batch_size: 2, max_instances: 6, augment: flip}"
     with pytest.raises(TrainingError, match=r"all that the task uses is frozen: set tasks\.depth\.weight to 0"):
-        home.train("new", *ADDED, "tasks.depth.weight=1", *CODES_ONLY)
+        home.train("new", third, "tasks.colorization.weight=0", "init.from=added", "init.freeze=true", *CODES_ONLY)
 
 
 def test_a_stage_that_has_nothing_to_learn_is_named_at_the_start(home: Project) -> None:

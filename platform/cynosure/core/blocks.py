@@ -6,6 +6,7 @@ Shapes: B batch, N tokens, M context tokens, d width, h heads.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, TypeVar, runtime_checkable
 
@@ -140,6 +141,15 @@ class MLP(nn.Sequential):
             nn.init.normal_(layer.bias, std=1e-6)
 
 
+class Norm(nn.LayerNorm):
+    """LayerNorm whose scale and shift may be moved by `offset` [2, d], which costs nothing."""
+
+    def forward(self, x: torch.Tensor, offset: torch.Tensor | None = None) -> torch.Tensor:
+        if offset is None:
+            return super().forward(x)
+        return F.layer_norm(x, self.normalized_shape, self.weight + offset[0], self.bias + offset[1], self.eps)
+
+
 class TransformerBlock(nn.Module):
     """What training compiles, computes again and shards as one, if the recipe says so; no block has a state."""
 
@@ -162,21 +172,27 @@ class Block(TransformerBlock):
     ) -> None:
         super().__init__()
         self.post_norm = post_norm
-        self.norm1 = nn.LayerNorm(dim, eps=eps)
+        self.norm1 = Norm(dim, eps=eps)
         self.attention = SelfAttention(dim, heads, dropout=dropout)
-        self.norm2 = nn.LayerNorm(dim, eps=eps)
+        self.norm2 = Norm(dim, eps=eps)
         self.mlp = MLP(dim, mlp_dim, gelu)
         self.dropout = nn.Dropout(dropout)
 
     def forward(
-        self, x: torch.Tensor, causal: bool = False, cache: KVCache | None = None, prefix: int = 0
+        self,
+        x: torch.Tensor,
+        causal: bool = False,
+        cache: KVCache | None = None,
+        prefix: int = 0,
+        offsets: Sequence[torch.Tensor | None] | torch.Tensor = (None, None),
     ) -> torch.Tensor:
-        """x [B, N, d] -> [B, N, d]; the options are those of SelfAttention."""
+        """x [B, N, d] -> [B, N, d]; `offsets` [2, 2, d] are those of the two norms, other options of SelfAttention."""
+        first, second = offsets
         if self.post_norm:
-            x = self.norm1(x + self.dropout(self.attention(x, causal, cache, prefix)))
-            return self.norm2(x + self.dropout(self.mlp(x)))
-        x = x + self.dropout(self.attention(self.norm1(x), causal, cache, prefix))
-        return x + self.dropout(self.mlp(self.norm2(x)))
+            x = self.norm1(x + self.dropout(self.attention(x, causal, cache, prefix)), first)
+            return self.norm2(x + self.dropout(self.mlp(x)), second)
+        x = x + self.dropout(self.attention(self.norm1(x, first), causal, cache, prefix))
+        return x + self.dropout(self.mlp(self.norm2(x, second)))
 
 
 class DecoderBlock(TransformerBlock):
@@ -200,16 +216,23 @@ class DecoderBlock(TransformerBlock):
 
 
 class Transformer(nn.Module):
-    """A stack of blocks and a final norm, [B, N, d] -> [B, N, d]."""
+    """A stack of blocks and a final norm, [B, N, d] -> [B, N, d].
 
-    def __init__(self, dim: int, depth: int, heads: int, mlp_dim: int) -> None:
+    Of several `tasks` that share it each has norms of its own, as offsets from the shared ones: what a task wants to
+    see more or less of, it says in a thousand numbers (docs/results.md). One task has none.
+    """
+
+    def __init__(self, dim: int, depth: int, heads: int, mlp_dim: int, tasks: Iterable[str] = ()) -> None:
         super().__init__()
         self.blocks = nn.ModuleList(Block(dim, heads, mlp_dim) for _ in range(depth))
         self.norm = nn.LayerNorm(dim, eps=NORM_EPS)
+        several = names if len(names := list(tasks)) > 1 else ()
+        self.offsets = nn.ParameterDict({t: nn.Parameter(torch.zeros(depth, 2, 2, dim)) for t in several})
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        for block in self.blocks:
-            x = block(x)
+    def forward(self, x: torch.Tensor, task: str = "") -> torch.Tensor:
+        own = self.offsets[task] if task in self.offsets else [(None, None)] * len(self.blocks)
+        for block, offsets in zip(self.blocks, own, strict=True):
+            x = block(x, offsets=offsets)
         return self.norm(x)
 
 

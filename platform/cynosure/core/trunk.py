@@ -58,8 +58,9 @@ class HybridTrunk(nn.Module):
         self.stem = Stem(config.stem)
         self.patches = nn.Conv2d(config.stem[1], config.dim, 3, stride=2, padding=1)
         self.positions = positions(self.grid[0] * self.grid[1], config.dim)
-        self.tasks = nn.ParameterDict({t: nn.Parameter(torch.zeros(config.dim)) for t in tasks})
-        self.transformer = Transformer(config.dim, config.depth, config.heads, config.mlp_dim)
+        names = list(tasks)
+        self.tasks = nn.ParameterDict({t: nn.Parameter(torch.zeros(config.dim)) for t in names})
+        self.transformer = Transformer(config.dim, config.depth, config.heads, config.mlp_dim, names)
         channels_last(self)
 
     def forward(
@@ -68,7 +69,7 @@ class HybridTrunk(nn.Module):
         """`code` [B, N, d] joins the tokens by addition."""
         half, quarter = self.stem(inputs["image"])
         x = to_tokens(self.patches(quarter)) + self.positions + self.tasks[task]
-        return half, quarter, self.transformer(x if code is None else x + code)
+        return half, quarter, self.transformer(x if code is None else x + code, task)
 
     def as_grid(self, tokens: torch.Tensor) -> torch.Tensor:
         """Tokens [B, N, d] -> [B, d, H/8, W/8]."""

@@ -88,7 +88,7 @@ class ViTOracle(Tokenizer):
         self.stems = nn.ModuleDict({t: patch_embedding(c, dim, config.patch) for t, c in shapes.channels.items()})
         self.context = patch_embedding(3, dim, config.patch) if config.context else None
         self.positions = positions(self.grid[0] * self.grid[1], dim)
-        self.transformer = Transformer(dim, config.depth, config.heads, config.mlp_dim)
+        self.transformer = Transformer(dim, config.depth, config.heads, config.mlp_dim, shapes.channels)
         merged = 1
         if config.merge == "linear":
             if self.grid[0] % rows or self.grid[1] % columns:
@@ -125,7 +125,7 @@ class ViTOracle(Tokenizer):
         x = self.stems[task](targets)
         if self.context is not None:
             x = x + self.context(inputs["image"])
-        x = self.transformer(to_tokens(x) + self.positions)
+        x = self.transformer(to_tokens(x) + self.positions, task)
         x = self.head(self._merge(x.unflatten(1, self.grid)))
         if self.config.norm == "batch":
             return F.normalize(self.norms[task](x), dim=-1)
