@@ -117,7 +117,7 @@ def test_flip_crop_resize_and_renumber(preprocess: Arrays, monkeypatch: pytest.M
     # The box is given in shares of the picture; UViM cuts it to whole pixels.
     (top, left), (rows, columns) = (preprocess["crop/box_begin_size"] * image.shape[:2]).astype(int)
     box = slice(top, top + rows), slice(left, left + columns)
-    monkeypatch.setattr(augment, "inception_box", lambda size, rng: box)
+    monkeypatch.setattr(augment, "uvim_box", lambda size, rng: box)
     for name, flip in (("noflip", False), ("flip", True)):
         expected_image, expected = preprocess[f"crop/{name}/image_32"], preprocess[f"crop/{name}/labels_32"]
         example = prepared(panoptic(labels, expected.shape), image, labels, Draws(flip), train=True)

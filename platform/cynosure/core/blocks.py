@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 NORM_EPS = 1e-6
 LayerT = TypeVar("LayerT", bound=nn.Module)
+WeightedT = TypeVar("WeightedT", nn.Linear, nn.Conv2d)
 Shape = tuple[int, ...]
 Gelu = Literal["tanh", "none"]
 """How GELU is computed: the tanh approximation, or exactly."""
@@ -263,8 +264,12 @@ def _by_head(heads: int, size: int, **fused: int) -> dict[str, Shape]:
 
 def patch_embedding(channels: int, dim: int, patch: int) -> nn.Conv2d:
     """A convolution that reads each patch x patch square once, LeCun-normal weights and zero bias."""
-    layer = nn.Conv2d(channels, dim, patch, patch)
-    nn.init.normal_(layer.weight, std=(channels * patch * patch) ** -0.5)
+    return lecun_normal(nn.Conv2d(channels, dim, patch, patch))
+
+
+def lecun_normal(layer: WeightedT) -> WeightedT:
+    """The layer with weights N(0, 1 / inputs), not truncated, and bias 0: Flax's default, but for the cut tails."""
+    nn.init.normal_(layer.weight, std=layer.weight[0].numel() ** -0.5)
     assert layer.bias is not None
     nn.init.zeros_(layer.bias)
     return layer

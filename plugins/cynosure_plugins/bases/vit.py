@@ -13,6 +13,7 @@ from cynosure import hookimpl
 from cynosure.core.blocks import (
     Shape,
     Transformer,
+    lecun_normal,
     patch_embedding,
     positions,
     to_tokens,
@@ -45,7 +46,7 @@ class ViTBase(Base):
             raise ValueError(
                 "base vit adds codes where they stand in the picture: it needs a tokenizer with a code grid"
             )
-        self.code_stem = nn.Linear(shapes.code_dim, config.dim) if shapes.spec else None
+        self.code_stem = lecun_normal(nn.Linear(shapes.code_dim, config.dim)) if shapes.spec else None
         self.image_stem = patch_embedding(3, config.dim, config.patch)
         self.positions = positions(self.grid[0] * self.grid[1], config.dim)
         self.transformer = Transformer(config.dim, config.depth, config.heads, config.mlp_dim)

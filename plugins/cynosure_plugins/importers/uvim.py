@@ -144,7 +144,7 @@ def _task_options(sizes: Stage1) -> dict[str, Any]:
     if sizes.task == "colorization":
         return {"encoding": "rgb"}
     classes, ids = (CLASSES, CATEGORY_IDS) if _is_coco(sizes) else (_nameless(channels["semantics"] - 1), ())
-    own = {"max_instances": channels["instances"], "stuff": "number", "id_order": "y"}
+    own = {"max_instances": channels["instances"], "stuff": "number", "id_order": "y", "crowds": "segment"}
     return {"classes": [list(c) for c in classes], "category_ids": list(ids), **own}
 
 

@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from cynosure import hookimpl
-from cynosure.core.blocks import Shape, Transformer, patch_embedding, positions, to_tokens, token_grid
+from cynosure.core.blocks import Shape, Transformer, lecun_normal, patch_embedding, positions, to_tokens, token_grid
 from cynosure.core.contracts import PartConfig, Quantizer, Tokenizer
 from cynosure.core.records import Codes, CodeSpec, Encoded, Shapes
 from cynosure.core.resize import resize_linear
@@ -59,7 +59,9 @@ class FeatureNorm(nn.Module):
 class ViTOracle(Tokenizer):
     """Omega of UViM (Kolesnikov et al. 2022, section 2.3), one stem a task, everything else shared.
 
-    Answers [B, C, H, W] become patches, a transformer, a smaller grid of L positions, and one code a position.
+    Answers [B, C, H, W] become patches, a transformer, a smaller grid of L positions, and one code a position. A stem
+    reads all planes of its task alike; UViM's starts with weights 1.3 and 1.5 times as large for panoptic's classes and
+    numbers, which it counts apart.
     """
 
     class Config(PartConfig):
@@ -96,9 +98,7 @@ class ViTOracle(Tokenizer):
                     f"merge: linear needs a patch grid {self.grid} that code_grid {config.code_grid} divides"
                 )
             merged = (self.grid[0] // rows) * (self.grid[1] // columns)
-        self.head = nn.Linear(dim * merged, quantizer.dim)
-        nn.init.normal_(self.head.weight, std=(dim * merged) ** -0.5)
-        nn.init.zeros_(self.head.bias)
+        self.head = lecun_normal(nn.Linear(dim * merged, quantizer.dim))
         tasks = shapes.channels if config.norm == "batch" else ()
         self.norms = nn.ModuleDict({task: FeatureNorm(quantizer.dim) for task in tasks})
 
