@@ -62,6 +62,15 @@ def test_the_search_never_holds_all_distances() -> None:
 
 
 @pytest.mark.parametrize("update", ["totals", "ema", "gradient"])
+def test_codewords_begin_as_wide_as_the_recipe_says(update: str) -> None:
+    """UViM's have variance 1 / K; VQGAN's lie within 1 / K of 0, and with `min_count: 0` stay there unless chosen."""
+    options = {"vocab_size": 1024, "dim": 64, "update": update}
+    usual, narrow = vq(**options).codewords, vq(**options, beginning="uniform").codewords
+    assert float(usual.detach().std()) == pytest.approx(1024**-0.5, rel=0.02)
+    assert 0.99 / 1024 < float(narrow.detach().abs().max()) <= 1.0001 / 1024
+
+
+@pytest.mark.parametrize("update", ["totals", "ema", "gradient"])
 def test_unused_codewords_restart_as_vectors_of_the_step(update: str) -> None:
     part = vq(update=update, replace="restart", min_count=0.5, decay=0.9).train()
     part.begin(torch.cat([torch.zeros(1, 4), torch.full((15, 4), 100.0)]), torch.full((16,), 0.5))

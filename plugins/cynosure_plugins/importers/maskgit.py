@@ -98,7 +98,7 @@ def _tokenizer(archive: Archive, sizes: Sizes | None, problems: list[str]) -> Im
     network = {"name": "maskgit", **config.model_dump(mode="json")}
     side = isqrt(sizes.length) * config.factor if sizes else PICTURE
     notes = () if sizes else (f"Pictures are taken to be {side} x {side} pixels: the tokenizer does not say.",)
-    fields = model_of(side, {"l1": 0.0, "l2": 1.0}, {**network, "quantizer": quantizer}, network)
+    fields = model_of(side, {"l1": 0.0, "l2": 0.25}, {**network, "quantizer": quantizer}, network)
     return Imported(fields, {} if problems else archive.tensors(table), notes)
 
 

@@ -31,7 +31,8 @@ class RQTransformer(Prior):
     goes to the head, which reads the sum of the codes so far and predicts the next depth. A position vector is that of
     the position read, so the last one is never used. No norm follows the body, and one precedes the classifier. The
     published models are `task_tokens: false` with encoder `label`, or `bpe` with depth 0 and `text_loss`, for which the
-    body predicts the text, too.
+    body predicts the text, too. Weights begin as UViM's here, with a classifier of zeros; published code leaves them to
+    torch's defaults, classes N(0, 1), positions N(0, 0.02).
 
     Raises ValueError for options that contradict each other or the codes.
     """

@@ -38,6 +38,9 @@ class CodebookConfig(PartConfig):
         description="how codewords learn: totals (UViM), ema (VQ-VAE: totals with Laplace smoothing), gradient, or"
         " simvq (frozen random codewords times one linear layer learnt by gradient: all of them move together)",
     )
+    beginning: Literal["normal", "uniform"] = Field(
+        "normal", description="first codewords: of variance 1 / K (UViM, MaskGIT), or between -1 / K and 1 / K (VQGAN)"
+    )
     decay: float = Field(0.995, ge=0, lt=1, description="factor on the totals before a step's vectors are added")
     min_count: float = Field(
         0.1,
@@ -77,6 +80,8 @@ class Codebook(nn.Module):
         # A codeword that the first step does not use restarts at once: the vectors are what the codebook begins with.
         count = config.min_count if self.restarts else 1.0
         codewords = torch.randn(self.size, width) * self.size**-0.5
+        if config.beginning == "uniform":
+            codewords = codewords.uniform_(-1 / self.size, 1 / self.size)
         if config.update == "gradient":
             self.weight = nn.Parameter(codewords)
         elif config.update == "simvq":

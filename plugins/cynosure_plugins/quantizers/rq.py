@@ -34,7 +34,8 @@ class ResidualQuantizer(Quantizer):
     Like all quantizers it collects in `forward` and learns in `learn`, so all depths of a step search the same state of
     a shared codebook. The released RQ-VAE changes it after every depth, and depth d + 1 searches the changed one:
     `immediate` does that, on a copy that `learn` makes the codebook. `min_count: 100` with `decay: 0.99` is its restart
-    rule, one vector a step.
+    rule, one vector a step, but for the first one: published counts begin at 0, so that it restarts every code of fewer
+    than 100 vectors, where here a code goes on that has one.
     """
 
     class Config(CodebookConfig):

@@ -39,8 +39,8 @@ class VectorQuantizer(Codebook, Quantizer):
     A forward must run once per batch: gradient checkpointing around a quantizer would count every batch twice.
 
     The published tokenizers, beside UViM (the defaults): VQGAN as released is `update: gradient, normalize: false,
-    min_count: 0, commitment: 0.25, legacy_beta: true`; MaskGIT the same without the last and with `entropy: 0.1`;
-    ViT-VQGAN and LlamaGen add `normalize: true, normalize_inputs: true` and `code_dim: 32` and 8.
+    min_count: 0, commitment: 0.25, legacy_beta: true, beginning: uniform`; MaskGIT the same without the last two and
+    with `entropy: 0.1`; ViT-VQGAN and LlamaGen add `normalize: true, normalize_inputs: true` and `code_dim: 32` and 8.
     """
 
     class Config(CodebookConfig):
