@@ -166,6 +166,7 @@ def test_a_prior_that_knows_nothing_pays_the_logarithm_of_the_vocabulary(session
     model = make_model(session)
     torch.nn.init.zeros_(model.prior.head.weight)
     torch.nn.init.zeros_(model.prior.head.bias)
+    torch.nn.init.zeros_(model.prior.task_biases["depth"])
     found = evaluate(model, session, ["depth"], baseline=False).tasks["depth"]
     assert found.codes["prior"]["nats per code"] == pytest.approx(math.log(8), rel=1e-4)
     assert found.codes["prior"]["perplexity"] == 1, "temperature 0 always takes the first of equal codes"

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from cynosure import hookspecs
+from cynosure.core.records import Prediction
 from cynosure.host import Host, load_host
 from cynosure.registry import PluginEntry, Registry
 
@@ -16,7 +17,8 @@ CALLED_WHILE_LOADING = {"cynosure_register"}
 RESULTS = {
     "cynosure_build_model": "GuidedModel.__new__(GuidedModel)",
     "cynosure_build_optimizer": "torch.optim.SGD([torch.zeros(1)])",
-    "cynosure_predict": "['answer']",
+    "cynosure_export": "Path('answer')",
+    "cynosure_predict": "[Prediction(None, {})]",
     "cynosure_render": "torch.zeros(2, 3, 3).byte().numpy()",
     "cynosure_training_step": "StepOutput(torch.zeros(()), {})",
     "cynosure_transforms": "torch.relu",
@@ -40,7 +42,8 @@ def implement(hook: str, folder: Path) -> Host:
     file = folder / "plugin.py"
     file.write_text(
         "import torch\nfrom cynosure import hookimpl\n"
-        "from cynosure.core.guided import GuidedModel\nfrom cynosure.core.records import StepOutput\n"
+        "from pathlib import Path\nfrom cynosure.core.guided import GuidedModel\n"
+        "from cynosure.core.records import Prediction, StepOutput\n"
         f"seen = []\n@hookimpl\ndef {hook}({arguments}):\n"
         f"    seen.append(({arguments},))\n    return {RESULTS.get(hook, repr('answer'))}\n"
     )
@@ -79,15 +82,15 @@ def test_built_in_answers_come_last(tmp_path):
     file = tmp_path / "plugin.py"
     file.write_text(
         "from cynosure import hookimpl\n@hookimpl(wrapper=True)\ndef cynosure_predict(model, request):\n"
-        "    result = yield\n    return [*result, 'wrapped']\n"
+        "    result = yield\n    return [*result, request.added]\n"
         "@hookimpl\ndef cynosure_render(prediction):\n    return prediction.mine\n"
     )
 
     class Model:
         def answer(self, request):
-            return [request]
+            return [request.own]
 
-    class Prediction:
+    class Drawn:
         mine, own = None, np.zeros((1, 1, 3), np.uint8)
 
         def image(self):
@@ -95,9 +98,9 @@ def test_built_in_answers_come_last(tmp_path):
 
     registry = Registry({"defaults": PluginEntry(module="cynosure.defaults"), "plugin": PluginEntry(path=file)})
     host = load_host(registry, strict=True)
-    request = SimpleNamespace(rows=["first", "second"])
-    assert host.predict(Model(), request) == [request, "wrapped"]
-    prediction = Prediction()
+    request = SimpleNamespace(rows=["first", "second"], own=Prediction(None, {}), added=Prediction(None, {}))
+    assert [id(answer) for answer in host.predict(Model(), request)] == [id(request.own), id(request.added)]
+    prediction = Drawn()
     assert host.render(prediction) is prediction.own
     prediction.mine = np.ones((1, 1, 3), np.uint8)
     assert host.render(prediction) is prediction.mine
